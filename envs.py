@@ -1,0 +1,359 @@
+"""Task distributions of the meta-reinforcement-learning papers, stepped as one batch in numpy.
+
+A *task* is one member of a distribution: the arm means of a bandit, the tables of an MDP, a goal. `make` returns a
+`gymnasium.vector.VectorEnv` in which each sub-environment holds one task, and keeps it over automatic resets until a
+`reset` names other tasks:
+
+    env = envs.make("Bandit-v0", num_envs=4, num_arms=10)
+    tasks = env.sample_tasks(4)                        # a batch of tasks, the first axis is the task
+    obs, info = env.reset(seed=0, options={"tasks": tasks})
+    obs, reward, terminated, truncated, info = env.step(np.zeros(4, dtype=int))
+
+Sub-environments reset themselves in the step that ends their episode (`AutoresetMode.SAME_STEP`): the observation
+returned is the first of the next episode, and `info["final_obs"]` holds the last of the one that ended, valid where
+`info["_final_obs"]` is true.
+
+Where a task's optimum is known, `info["regret"]` [N] is V*(s) - Q*(s, a) >= 0 of the step just taken.
+
+    Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779, section 3.1 (bandits) and 3.2 (tabular MDPs)
+    Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400, section 5.3 (2D navigation)
+"""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+
+class TaskVectorEnv(VectorEnv):
+    """A batch of N tasks of one distribution, one per sub-environment, stepped together.
+
+    A subclass says what a task is (`_draw`, `_check_tasks`, `_set_tasks`) and what an episode is (`_start`,
+    `_advance`, `_observe`); tasks, seeding, time limit, automatic resets and argument checks are here. A step costs
+    O(N) numpy work and no Python loop over sub-environments.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def __init__(self, num_envs, horizon, observation_space, action_space):
+        if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ValueError(f"num_envs must be a positive whole number, got {num_envs!r}.")
+        if not isinstance(horizon, (int, np.integer)) or horizon < 1:
+            raise ValueError(f"horizon must be a positive whole number of steps, got {horizon!r}.")
+        self.num_envs, self.horizon, self.tasks, self._tasks_named = int(num_envs), int(horizon), None, False
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self._steps = np.zeros(num_envs, dtype=np.int64)  # steps taken in the current episode, [N]
+        self._needs_reset = True
+
+    def sample_tasks(self, num_tasks, rng=None):
+        """Draws a batch of `num_tasks` tasks, first axis the task.
+
+        `rng` is a `numpy.random.Generator`; without one the environment's own generator is used. Pass one for
+        held-out tasks, so that they do not depend on what the environment has drawn before.
+        """
+        if not isinstance(num_tasks, (int, np.integer)) or num_tasks < 1:
+            raise ValueError(f"num_tasks must be a positive whole number, got {num_tasks!r}.")
+        return self._draw(int(num_tasks), self.np_random if rng is None else rng)
+
+    def reset(self, *, seed=None, options=None):
+        """Starts an episode in every sub-environment and returns (observations, {}).
+
+        `options={"tasks": tasks}` gives each sub-environment its task, which it keeps from then on. As long as no
+        tasks have been named the environment draws its own, anew whenever it is seeded, so that a seed alone fixes
+        everything that follows. Raises ValueError for tasks of the wrong number, shape or range.
+        """
+        super().reset(seed=seed)
+        if options is not None and set(options) - {"tasks"}:
+            raise ValueError(f"reset knows the option 'tasks', got {sorted(set(options) - {'tasks'})}.")
+        if options is not None and "tasks" in options:
+            tasks = np.asarray(options["tasks"])
+            example = self._draw(1, np.random.default_rng(0))
+            shape, fields = (self.num_envs, *example.shape[1:]), example.dtype.names
+            if tasks.shape != shape or tasks.dtype.names != fields:
+                kind = "an array" if fields is None else f"a structured array with fields {fields}"
+                got = f"shape {tasks.shape}" + (f" and fields {tasks.dtype.names}" if fields else "")
+                raise ValueError(f"tasks must be {kind} of shape {shape} (one per sub-environment), got {got}.")
+            self._check_tasks(tasks)
+            self.tasks, self._tasks_named = tasks.astype(example.dtype), True
+            self._set_tasks(self.tasks)
+        elif self.tasks is None or (seed is not None and not self._tasks_named):
+            self.tasks = self._draw(self.num_envs, self.np_random)
+            self._set_tasks(self.tasks)
+        self._steps[:] = 0
+        self._needs_reset = False
+        self._start(np.ones(self.num_envs, dtype=bool))
+        return self._observe(), {}
+
+    def step(self, actions):
+        """Takes one action per sub-environment: (observations, rewards [N], terminated [N], truncated [N], info).
+
+        Raises ValueError before the first `reset` and for actions of the wrong shape, type or range.
+        """
+        if self._needs_reset:
+            raise ValueError("Call reset() before the first step().")
+        reward, terminated, info = self._advance(self._check_actions(actions))
+        self._steps += 1
+        truncated = (self._steps >= self.horizon) & ~terminated
+        done = terminated | truncated
+        if done.any():
+            info["final_obs"], info["_final_obs"] = self._observe(), done
+            self._steps[done] = 0
+            self._start(done)
+        return self._observe(), reward, terminated, truncated, info
+
+    def _check_actions(self, actions):
+        actions, space = np.asarray(actions), self.single_action_space
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions must have shape {self.action_space.shape}, got {actions.shape}.")
+        if isinstance(space, Box):
+            if not np.isfinite(actions).all():
+                raise ValueError(f"actions must be finite numbers, got {actions[~np.isfinite(actions)][0]}.")
+            return actions.clip(space.low, space.high)  # as the papers' environments do: a policy may command more
+        if actions.dtype.kind not in "iu":
+            raise ValueError(f"actions must be whole numbers (an integer array), got {actions.dtype}.")
+        if actions.min() < 0 or actions.max() >= space.n:
+            worst = actions.min() if actions.min() < 0 else actions.max()
+            raise ValueError(f"actions must lie in 0 .. {space.n - 1}, got {worst}.")
+        return actions
+
+
+class Bandit(TaskVectorEnv):
+    """Multi-armed bandit (Duan et al., section 3.1): a task is `num_arms` arm means, each U[0, 1].
+
+    An episode is one pull, which pays Bernoulli(mean of the arm). Tasks: float array [num_tasks, num_arms].
+    """
+
+    def __init__(self, num_envs=1, num_arms=5):
+        if not isinstance(num_arms, (int, np.integer)) or num_arms < 1:
+            raise ValueError(f"num_arms must be a positive whole number, got {num_arms!r}.")
+        super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms))
+        self.num_arms = int(num_arms)
+        self._row = np.arange(num_envs) * self.num_arms  # where sub-environment n's arms begin in the flat table
+
+    def expected_optimum(self):
+        """Expected return of an episode for who knows the task, and its standard error: here exact, E max of k U[0, 1]."""
+        return self.num_arms / (self.num_arms + 1), 0.0
+
+    def _draw(self, num_tasks, rng):
+        return rng.random((num_tasks, self.num_arms))
+
+    def _check_tasks(self, tasks):
+        if not ((tasks >= 0) & (tasks <= 1)).all():
+            raise ValueError("tasks must be arm means between 0 and 1.")
+
+    def _set_tasks(self, tasks):
+        self._best = tasks.max(axis=1)  # [N]
+
+    def _start(self, mask):
+        pass
+
+    def _observe(self):
+        return np.zeros(self.num_envs, dtype=np.int64)
+
+    def _advance(self, actions):
+        mean = self.tasks.ravel().take(self._row + actions)  # [N]
+        reward = (self.np_random.random(self.num_envs) < mean).astype(np.float64)
+        return reward, np.ones(self.num_envs, dtype=bool), {"regret": self._best - mean}
+
+
+class TabularMDP(TaskVectorEnv):
+    """Random finite MDP (Duan et al., section 3.2): transitions Dirichlet(1, ..., 1), mean rewards Normal(1, 1).
+
+    An episode is `horizon` steps from state 0; a step pays Normal(mean reward of state and action, 1). Tasks:
+    structured array [num_tasks] with fields `transitions` [S, A, S] and `rewards` [S, A].
+    """
+
+    def __init__(self, num_envs=1, num_states=10, num_actions=5, horizon=10):
+        for name, value in (("num_states", num_states), ("num_actions", num_actions)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+        super().__init__(num_envs, horizon, Discrete(num_states), Discrete(num_actions))
+        self.num_states, self.num_actions = int(num_states), int(num_actions)
+        self._first = np.arange(num_envs) * self.num_states * self.num_actions
+
+    def _draw(self, num_tasks, rng):
+        size = (num_tasks, self.num_states, self.num_actions)
+        fields = [("transitions", np.float64, (*size[1:], self.num_states)), ("rewards", np.float64, size[1:])]
+        tasks = np.empty(num_tasks, dtype=fields)
+        weights = rng.standard_exponential((*size, self.num_states))  # normalised exponentials are Dirichlet(1, ..., 1)
+        tasks["transitions"] = weights / weights.sum(axis=-1, keepdims=True)
+        tasks["rewards"] = 1 + rng.standard_normal(size)
+        return tasks
+
+    def _check_tasks(self, tasks):
+        transitions, rewards = tasks["transitions"], tasks["rewards"]
+        if not ((transitions >= 0).all() and np.allclose(transitions.sum(axis=-1), 1) and np.isfinite(rewards).all()):
+            raise ValueError("tasks must hold transition probabilities that sum to 1 and finite mean rewards.")
+
+    def _set_tasks(self, tasks):
+        num_rows = self.num_envs * self.num_states * self.num_actions
+        # P(s' <= j | s, a) for j < S-1, one row of float32 per (n, s, a): the next state is the number of entries <= u.
+        self._cumulative = tasks["transitions"].cumsum(axis=-1, dtype=np.float64)[..., :-1].astype(np.float32)
+        self._cumulative = self._cumulative.reshape(num_rows, self.num_states - 1)
+        self._mean_reward = np.ascontiguousarray(tasks["rewards"]).ravel()
+        self.optimum, self._regret = plan(tasks["transitions"], tasks["rewards"], self.horizon)
+        self._regret = self._regret.reshape(self.horizon, num_rows)
+
+    def expected_optimum(self, num_tasks=100_000):
+        """Expected return of an episode for who knows the task, V*(state 0), and its standard error, over `num_tasks`."""
+        rng, values = np.random.default_rng(0), []
+        for _ in range(0, num_tasks, 1000):
+            tasks = self._draw(1000, rng)
+            values.append(plan(tasks["transitions"], tasks["rewards"], self.horizon)[0])
+        values = np.concatenate(values)
+        return values.mean(), values.std() / len(values) ** 0.5
+
+    def _start(self, mask):
+        if mask.all():
+            self._state = np.zeros(self.num_envs, dtype=np.int64)
+        else:
+            self._state[mask] = 0
+
+    def _observe(self):
+        return self._state.copy()
+
+    def _advance(self, actions):
+        row = self._first + self._state * self.num_actions + actions  # of (n, s, a), [N]
+        reward = self._mean_reward.take(row) + self.np_random.standard_normal(self.num_envs)
+        # All sub-environments start together and end at the horizon, hence share the time; `_steps` is a vector all
+        # the same, because the base class cannot know that.
+        regret = self._regret[self._steps[0]].take(row)
+        u = self.np_random.random((self.num_envs, 1), dtype=np.float32)
+        self._state = np.count_nonzero(self._cumulative.take(row, axis=0) <= u, axis=1)
+        return reward, np.zeros(self.num_envs, dtype=bool), {"regret": regret}
+
+
+def plan(transitions, rewards, horizon):
+    """Value iteration for a batch of MDPs over `horizon` steps, O(horizon * N * S^2 * A).
+
+    `transitions` [N, S, A, S], `rewards` [N, S, A]. Returns V* of the whole episode in state 0 [N], and the regret
+    V*_t(s) - Q*_t(s, a) [horizon, N, S, A] (float32) of action a in state s with t steps of the episode behind.
+    """
+    num_tasks, num_states, num_actions, _ = transitions.shape
+    flat = np.ascontiguousarray(transitions).reshape(num_tasks, num_states * num_actions, num_states)
+    value = np.zeros((num_tasks, num_states))
+    regret = np.empty((horizon, *rewards.shape), dtype=np.float32)
+    for t in reversed(range(horizon)):
+        q = rewards + np.matmul(flat, value[:, :, None]).reshape(rewards.shape)  # Bellman's equation, [N, S, A]
+        value = q.max(axis=2)
+        regret[t] = value[:, :, None] - q
+    return value[:, 0], regret
+
+
+class Navigation2D(TaskVectorEnv):
+    """Point robot in the plane (Finn et al., section 5.3.1): a task is a goal, U[-0.5, 0.5] in each coordinate.
+
+    An action is a velocity, clipped to [-0.1, 0.1]; a step pays minus the distance to the goal after the move. An
+    episode starts at the origin and ends within 0.01 of the goal in both coordinates, at the latest after `horizon`
+    steps. Tasks: float array [num_tasks, 2].
+    """
+
+    def __init__(self, num_envs=1, horizon=100):
+        everywhere, speed = Box(-np.inf, np.inf, (2,), np.float32), Box(-0.1, 0.1, (2,), np.float32)
+        super().__init__(num_envs, horizon, everywhere, speed)
+        self._position = np.zeros((num_envs, 2))
+
+    def _draw(self, num_tasks, rng):
+        return rng.uniform(-0.5, 0.5, (num_tasks, 2))
+
+    def _check_tasks(self, tasks):
+        if not np.isfinite(tasks).all():
+            raise ValueError("tasks must be goals with finite coordinates.")
+
+    def _set_tasks(self, tasks):
+        pass
+
+    def _start(self, mask):
+        self._position[mask] = 0.0
+
+    def _observe(self):
+        return self._position.astype(np.float32)
+
+    def _advance(self, actions):
+        self._position += actions
+        offset = self._position - self.tasks  # [N, 2]
+        near = np.abs(offset) < 0.01
+        return -np.hypot(offset[:, 0], offset[:, 1]), near[:, 0] & near[:, 1], {}
+
+
+class KeepTask(gym.Wrapper):
+    """Hands a single environment its task at every reset, the automatic ones included."""
+
+    task = None
+
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=seed, options={"task": self.task})
+
+
+class BatchedTasks(gym.vector.VectorWrapper):
+    """Ordinary single environments with `sample_task(rng)` and `reset(options={"task": task})` as a task batch."""
+
+    def __init__(self, env_id, num_envs, vectorization_mode="sync", **kwargs):
+        options = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        make_options = {"vectorization_mode": vectorization_mode, "vector_kwargs": options, "wrappers": [KeepTask]}
+        super().__init__(gym.make_vec(env_id, num_envs, **make_options, **kwargs))
+        self._example, self._rng = gym.make(env_id, **kwargs), np.random.default_rng()
+        self.horizon, self.tasks, self._tasks_named = self._example.spec.max_episode_steps, None, False
+        if not hasattr(self._example.unwrapped, "sample_task"):
+            raise ValueError(f"{env_id} needs a method sample_task(rng) that draws a task, to serve as a distribution.")
+        if self.horizon is None:
+            raise ValueError(f"{env_id} needs a time limit: register it with max_episode_steps.")
+
+    def sample_tasks(self, num_tasks, rng=None):
+        """As `TaskVectorEnv.sample_tasks`."""
+        rng = self._rng if rng is None else rng
+        return np.stack([self._example.unwrapped.sample_task(rng) for _ in range(num_tasks)])
+
+    def reset(self, *, seed=None, options=None):
+        """As `TaskVectorEnv.reset`; sub-environment i is seeded with seed + i."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        if options is not None and "tasks" in options:
+            if len(options["tasks"]) != self.num_envs:
+                raise ValueError(f"tasks must number {self.num_envs}, one per sub-environment.")
+            self.tasks, self._tasks_named = np.asarray(options["tasks"]), True
+        elif self.tasks is None or (seed is not None and not self._tasks_named):
+            self.tasks = self.sample_tasks(self.num_envs)
+        self.env.set_attr("task", list(self.tasks))
+        return self.env.reset(seed=seed)
+
+    def close(self, **kwargs):
+        """Closes the batch and the example that draws the tasks."""
+        self._example.close()
+        return self.env.close(**kwargs)
+
+
+def make(env_id, num_envs=1, **kwargs):
+    """A `VectorEnv` of `num_envs` tasks with `horizon`, `sample_tasks` and `reset(options={"tasks": tasks})`.
+
+    `env_id` is one of this module's ids or, for a task of your own, `package.module:MyTask-v0` (gymnasium's form): a
+    registered vector environment with the methods above, or an ordinary `gymnasium.Env` with `sample_task(rng)` and
+    `reset(options={"task": task})`. `kwargs` go to its constructor. Raises ValueError with one clear sentence.
+    """
+    try:
+        module, _, name = env_id.rpartition(":")
+        if module:
+            __import__(module)
+        spec = gym.spec(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Cannot import the module of environment {env_id!r}: {error}.") from None
+    except gym.error.Error:
+        known = ", ".join(ENVIRONMENTS)
+        raise ValueError(f"Unknown environment {env_id!r}: use one of {known}, or your own as module:id.") from None
+    try:
+        if spec.vector_entry_point is None:
+            return BatchedTasks(name, num_envs, **kwargs)
+        env = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
+    except TypeError as error:
+        raise ValueError(f"{env_id} does not take these arguments: {error}.") from None
+    if not hasattr(env, "sample_tasks"):
+        raise ValueError(f"{env_id} needs a method sample_tasks(num_tasks, rng), to serve as a task distribution.")
+    return env
+
+
+ENVIRONMENTS = {"Bandit-v0": Bandit, "TabularMDP-v0": TabularMDP, "Navigation2D-v0": Navigation2D}
+for _id, _class in ENVIRONMENTS.items():
+    gym.register(_id, vector_entry_point=_class)

@@ -1,0 +1,525 @@
+"""RL^2 with PPO: a recurrent network learns to learn.
+
+A *trial* is a number of episodes in the same, unknown task. The agent sees, beside the observation, its own previous
+action, reward and end of episode, and its memory is kept over all episodes of the trial. What it is trained for is
+the return of the whole trial, so the network has to find out which task it is in, and use what it found: the hidden
+state becomes a learning algorithm, and its weights are what an ordinary, slow reinforcement learner (PPO) tunes.
+
+    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]            input: zeros for a, r, d at the start of a trial   (section 2.2)
+    h_t = GRU(x_t, h_{t-1})                           memory: zero at the start of a trial, nowhere else (section 2.2)
+    a_t ~ pi(. | h_t),   V_t = V(h_t)                 policy and value heads                             (section 2.3)
+    J   = E_task E_trial [sum_t gamma^t r_t]          objective: t runs through the episodes of a trial  (section 2.2)
+    A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})     GAE, over the whole trial too (section 2.3)
+    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)],  rho = pi(a|h) / pi_old(a|h)   PPO, in place of the paper's TRPO
+
+Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel (2016), RL^2: Fast Reinforcement Learning via Slow Reinforcement
+Learning, https://arxiv.org/abs/1611.02779. Schulman et al. (2017), PPO, https://arxiv.org/abs/1707.06347.
+
+    python rl2_ppo.py                                                     # 5-armed bandit, 10 pulls
+    python rl2_ppo.py --env-kwargs num_arms 50 --learn-from-regret        # 50 arms
+    python rl2_ppo.py --resume runs/.../checkpoint.pt --total-timesteps 40_000_000
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn as nn
+import tyro
+from gymnasium.spaces import Box, Discrete
+from torch.distributions import Categorical, Independent, Normal
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+import envs
+
+ALGORITHM = "rl2_ppo"
+ABOVE_ZERO = ("episodes_per_trial", "total_timesteps", "num_envs", "hidden_size", "learning_rate", "num_minibatches")
+ABOVE_ZERO += ("update_epochs", "clip_coef", "max_grad_norm", "ramp_fraction", "eval_trials")
+FRACTIONS = ("gamma", "gamma_start", "gae_lambda", "ramp_fraction")
+
+
+@dataclass
+class Args:
+    exp_name: str = os.path.basename(__file__)[: -len(".py")]
+    """the name of this experiment"""
+    seed: int = 1
+    """seed of the experiment"""
+    torch_deterministic: bool = True
+    """if toggled, torch uses deterministic algorithms only"""
+    cuda: bool = True
+    """if toggled, cuda will be used where there is one"""
+    track: bool = False
+    """if toggled, this experiment will be tracked with Weights and Biases"""
+    wandb_project_name: str = "meta-rl"
+    """the wandb's project name"""
+    wandb_entity: str | None = None
+    """the entity (team) of wandb's project"""
+    save_model: bool = False
+    """whether to save the trained network alone, for `load`, as `agent.pt` in the run folder"""
+    resume: str | None = None
+    """the checkpoint of a run to continue, with that run's arguments where none are given here"""
+
+    env_id: str = "Bandit-v0"
+    """the task distribution: an id of envs.py, or your own as package.module:MyTask-v0"""
+    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """arguments of the environment, as in --env-kwargs num_arms 10"""
+    episodes_per_trial: int = 10
+    """episodes in a trial, over which memory is kept"""
+    total_timesteps: int = 16_000_000
+    """total timesteps of the experiment"""
+    num_envs: int = 4000
+    """the number of parallel environments: one trial each makes a batch"""
+    cell: Literal["gru", "lstm"] = "gru"
+    """the recurrent cell: gru or lstm"""
+    hidden_size: int = 64
+    """the size of the recurrent memory"""
+    learning_rate: float = 5e-3
+    """the learning rate of the optimizer"""
+    anneal_lr: bool = True
+    """Toggle learning rate annealing, linearly to zero, and the entropy coefficient with it"""
+    gamma: float = 0.99
+    """the discount factor gamma, within the trial"""
+    gae_lambda: float = 0.5
+    """the lambda for the general advantage estimation"""
+    num_minibatches: int = 8
+    """the number of mini-batches (of whole trials)"""
+    update_epochs: int = 2
+    """the K epochs to update the policy"""
+    norm_adv: bool = True
+    """Toggles advantages normalization"""
+    clip_coef: float = 0.2
+    """the surrogate clipping coefficient"""
+    ent_coef: float = 0.0
+    """coefficient of the entropy"""
+    vf_coef: float = 0.5
+    """coefficient of the value function"""
+    max_grad_norm: float = 0.5
+    """the maximum norm for the gradient clipping"""
+    target_kl: float | None = None
+    """the target KL divergence threshold, above which an update stops early"""
+    norm_obs: bool = False
+    """Toggles normalization of observations by their running mean and variance"""
+    norm_reward: bool = False
+    """Toggles division of training rewards by the running deviation of their discounted sum"""
+    amp: bool = False
+    """if toggled, the recurrent network computes in bfloat16 (heads and losses stay in float32)"""
+
+    grow_trials: bool = False
+    """lever: the trial grows from 10 episodes to its full length, fewer trials making up for longer ones"""
+    gamma_start: float | None = None
+    """lever: the discount rises from here to gamma, geometrically in 1 / (1 - discount)"""
+    ramp_fraction: float = 0.5
+    """the part of training over which trials and discount grow"""
+    learn_from_regret: bool = False
+    """lever: train on minus the regret the environment reports, in place of the reward"""
+
+    checkpoint_seconds: float = 60.0
+    """seconds between checkpoints"""
+    eval_trials: int = 20_000
+    """the number of held-out tasks to evaluate on, one trial each"""
+    eval_seed: int = 0
+    """the seed of the held-out tasks, which training never sees"""
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all rows seen so far (Chan et al. 1979), kept in the network's state_dict."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.ones(size))
+        self.register_buffer("count", torch.zeros(()))
+
+    def update(self, rows):  # [B, size]
+        total = self.count + len(rows)
+        delta = rows.mean(0) - self.mean
+        m2 = self.var * self.count + rows.var(0, correction=0) * len(rows) + delta**2 * self.count * len(rows) / total
+        self.mean, self.var, self.count = self.mean + delta * len(rows) / total, m2 / total, total
+
+
+class Agent(nn.Module):
+    """One recurrent trunk with a policy and a value head (RL^2, section 2.3).
+
+    Trained agents are used through `initial_state` and `act`; a whole trial goes through `encode` and `forward`.
+    """
+
+    def __init__(self, observation_space, action_space, args):
+        super().__init__()
+        for name, space in (("observations", observation_space), ("actions", action_space)):
+            if not isinstance(space, Discrete) and not (isinstance(space, Box) and len(space.shape) == 1):
+                raise ValueError(f"{name} must be Discrete or a Box with one axis, got {space}.")
+        self.args, self.observation_space, self.action_space = args, observation_space, action_space
+        sizes = [int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in (observation_space, action_space)]
+        self.obs_size, self.action_size = sizes
+        self.obs_moments, self.return_moments = RunningMoments(self.obs_size), RunningMoments(1)
+        input_size, hidden = self.obs_size + self.action_size + 2, args.hidden_size
+        self.trunk = {"gru": nn.GRU, "lstm": nn.LSTM}[args.cell](input_size, hidden)
+        nn.init.orthogonal_(self.trunk.weight_hh_l0)
+        self.trunk.bias_hh_l0.data[hidden : 2 * hidden] += 1  # the gate that keeps memory starts half open
+        self.head = nn.Sequential(nn.Linear(hidden + input_size, hidden), nn.ReLU())
+        self.policy, self.value = nn.Linear(hidden, self.action_size), nn.Linear(hidden, 1)
+        for layer, gain in ((self.head[0], 2**0.5), (self.policy, 0.01), (self.value, 1.0)):
+            nn.init.orthogonal_(layer.weight, gain)  # 0.01: the first policy is close to uniform
+            nn.init.zeros_(layer.bias)
+        if isinstance(action_space, Box):
+            self.log_std = nn.Parameter(torch.zeros(self.action_size))
+
+    def initial_state(self, num_envs):
+        """The state in which `num_envs` trials side by side begin: (memory of zeros, first-step marks [N, 1])."""
+        zeros = self.policy.weight.new_zeros(1, num_envs, self.args.hidden_size)
+        memory = (zeros, zeros) if self.args.cell == "lstm" else zeros
+        return memory, torch.ones(num_envs, 1, dtype=torch.bool, device=zeros.device)
+
+    def encode(self, obs, prev_action, prev_reward, prev_done, first):
+        """The input x_t [N, obs + action + 2]; `first` is true in the first step of a trial, which nothing precedes."""
+        if isinstance(self.observation_space, Discrete):
+            obs = nn.functional.one_hot(obs, self.obs_size)
+        elif self.args.norm_obs:
+            obs = ((obs - self.obs_moments.mean) / (self.obs_moments.var + 1e-8).sqrt()).clamp(-10, 10)
+        if isinstance(self.action_space, Discrete):
+            prev_action = nn.functional.one_hot(prev_action, self.action_size)
+        prev = torch.cat([prev_action.float(), prev_reward[:, None].float(), prev_done[:, None].float()], dim=1)
+        return torch.cat([obs.float(), torch.where(first, 0.0, prev)], dim=1)
+
+    def forward(self, x, memory):
+        """x [T, N, input] and the memory before it, to (policy, value [T, N], memory after it), in one kernel call."""
+        with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp):
+            h, memory = self.trunk(x, memory)  # [T, N, hidden]
+        h = self.head(torch.cat([h.to(x.dtype), x], dim=-1))
+        out, value = self.policy(h), self.value(h).squeeze(-1)
+        if isinstance(self.action_space, Discrete):
+            return Categorical(logits=out, validate_args=False), value, memory
+        policy = Normal(out, self.log_std.exp().expand_as(out), validate_args=False)
+        return Independent(policy, 1, validate_args=False), value, memory
+
+    @torch.inference_mode()
+    def act(self, obs, prev_action, prev_reward, prev_done, state, greedy=False):
+        """Chooses actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
+
+        `state` comes from `initial_state` at the start of a trial, and from the call before at every other step, the
+        first of a new episode included. What is passed as `prev_...` in a trial's first step makes no difference.
+        """
+        memory, first = state
+        inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
+        policy, _, memory = self(self.encode(*inputs, first)[None], memory)
+        action = (policy.mode if greedy else policy.sample())[0]
+        return action, (memory, torch.zeros_like(first))
+
+
+@torch.inference_mode()
+def rollout(agent, env, tasks, episodes, seed, random=False, greedy=False):
+    """Runs one trial of `episodes` episodes in each of N tasks, in lock-step, T <= episodes * env.horizon steps.
+
+    Returns a dict of tensors [T, N, ...] on the agent's device: the network's inputs `x`, `obs`, `action`, `log_prob`,
+    `value`, `reward`, `regret` (where the environment reports it), `episode`, the number of the trial's episodes that
+    were over before the step, and `valid`, false for whatever a sub-environment did after its trial had ended.
+    `random` replaces the policy by uniformly random actions, `greedy` by its most likely action.
+    """
+    device = agent.value.weight.device
+    obs, _ = env.reset(seed=seed, options={"tasks": tasks})
+    env.action_space.seed(seed)
+    action = torch.as_tensor(np.zeros_like(env.action_space.sample()), device=device)
+    reward, done = torch.zeros(2, env.num_envs, device=device)
+    episode = torch.zeros(env.num_envs, dtype=torch.long, device=device)
+    memory, first = agent.initial_state(env.num_envs)
+    steps = []
+    while (episode < episodes).any():
+        obs = torch.as_tensor(obs, device=device)
+        x = agent.encode(obs, action, reward, done, first)
+        policy, value, memory = agent(x[None], memory)  # not reset here: memory is kept when an episode ends
+        action = (policy.mode if greedy else policy.sample())[0]
+        if random:
+            action = torch.as_tensor(env.action_space.sample(), device=device)
+        step = {"x": x, "obs": obs, "action": action, "log_prob": policy.log_prob(action[None])[0], "value": value[0]}
+        obs, reward, terminated, truncated, info = env.step(action.cpu().numpy())
+        reward = torch.as_tensor(reward, dtype=torch.float32, device=device)
+        done = torch.as_tensor(terminated | truncated, device=device)
+        if "regret" in info:
+            step["regret"] = torch.as_tensor(info["regret"], dtype=torch.float32, device=device)
+        steps.append(step | {"reward": reward, "episode": episode, "valid": episode < episodes})
+        episode, first = episode + done, torch.zeros_like(first)
+    return {key: torch.stack([step[key] for step in steps]) for key in steps[0]}  # [T, N, ...]
+
+
+def advantages_and_returns(data, gamma, gae_lambda):
+    """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
+
+    An episode's end does not cut it, since what is learnt in one episode pays in the next (RL^2, section 2.2). The
+    trial's end does: nothing follows it, so there is nothing to bootstrap from.
+    """
+    signal, value, valid = data["signal"], data["value"], data["valid"]
+    advantage = torch.zeros_like(value)
+    next_value = last = torch.zeros_like(value[0])
+    for t in reversed(range(len(value))):
+        delta = signal[t] + gamma * next_value - value[t]
+        last = (delta + gamma * gae_lambda * last) * valid[t]
+        advantage[t], next_value = last, value[t] * valid[t]
+    return advantage, advantage + value
+
+
+def ppo_loss(agent, batch, args, ent_coef):
+    """The loss of a minibatch of whole trials, a dict of [T, B, ...] tensors, and what is logged of it.
+
+    The network runs through each trial from its first step and the memory it begins with, as the rollout did: before
+    the first gradient step every ratio is 1. Steps after a trial's end count nowhere.
+    """
+
+    def mean(term):
+        return (term * batch["valid"]).sum() / batch["valid"].sum()
+
+    policy, value, _ = agent(batch["x"], agent.initial_state(batch["x"].shape[1])[0])
+    log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
+    ratio, advantage = log_ratio.exp(), batch["advantage"]
+    if args.norm_adv:
+        center = mean(advantage)
+        advantage = (advantage - center) / (mean((advantage - center) ** 2).sqrt() + 1e-8)
+    clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = -mean(torch.min(advantage * ratio, advantage * clipped))
+    value_loss, entropy = 0.5 * mean((value - batch["returns"]) ** 2), mean(policy.entropy())
+    loss = policy_loss + args.vf_coef * value_loss - ent_coef * entropy
+    logs = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "old_approx_kl": -mean(log_ratio)}
+    logs |= {"approx_kl": mean(ratio - 1 - log_ratio), "clipfrac": mean(((ratio - 1).abs() > args.clip_coef).float())}
+    return loss, {name: term.detach() for name, term in logs.items()}
+
+
+def update(agent, optimizer, data, args, ent_coef):
+    """PPO on a batch of whole trials: several epochs of minibatches of trials. Returns the means of the logs."""
+    batch = {key: data[key] for key in ("x", "action", "log_prob", "valid", "advantage", "returns")}
+    history = []
+    for _ in range(args.update_epochs):
+        for trials in torch.randperm(data["x"].shape[1], device=data["x"].device).tensor_split(args.num_minibatches):
+            loss, logs = ppo_loss(agent, {key: tensor[:, trials] for key, tensor in batch.items()}, args, ent_coef)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+            history.append(logs)
+        if args.target_kl is not None and logs["approx_kl"] > args.target_kl:
+            break
+    return {name: torch.stack([logs[name] for logs in history]).mean().item() for name in logs}
+
+
+def episode_returns(data, episodes):
+    """Undiscounted sum of rewards of each episode of each trial, [N, episodes]."""
+    reward, episode = (data["reward"] * data["valid"]).T, data["episode"].T.clamp(max=episodes - 1)
+    return reward.new_zeros(len(reward), episodes).scatter_add_(1, episode, reward)
+
+
+def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed, greedy=False):
+    """One trial in each of `num_trials` held-out tasks, for the agent and for a random policy: the dict of eval.json.
+
+    Tasks come from their own stream of random numbers: the same for the same `seed`, however the agent was trained.
+    Where the environment reports regret, and knows the expected optimum of its tasks, `return_mean_pseudo` is
+    E[V*] * episodes - E[sum of regrets]: the same expectation as `return_mean`, since the rewards of a policy are
+    V* minus its regrets on average, without the noise of rewards and of the tasks drawn.
+    """
+    env = envs.make(env_id, 1, **env_kwargs)
+    tasks = env.sample_tasks(num_trials, np.random.default_rng([1, seed]))
+    returns, random_returns, regrets = [], [], []
+    for i in range(0, num_trials, 4000):
+        chunk = tasks[i : i + 4000]
+        if env.num_envs != len(chunk):
+            env.close()
+            env = envs.make(env_id, len(chunk), **env_kwargs)
+        torch_seed, env_seed = np.random.SeedSequence([2, seed, i]).generate_state(2).tolist()
+        torch.manual_seed(torch_seed)
+        data = rollout(agent, env, chunk, episodes_per_trial, env_seed, greedy=greedy)
+        returns.append(episode_returns(data, episodes_per_trial))
+        if "regret" in data:
+            regrets.append((data["regret"] * data["valid"]).sum(0))
+        data = rollout(agent, env, chunk, episodes_per_trial, env_seed, random=True)
+        random_returns.append(episode_returns(data, episodes_per_trial))
+
+    def mean_stderr(samples):  # [num_trials, ...]
+        samples = torch.cat(samples).double()
+        return samples.mean(0).tolist(), (samples.std(0) / len(samples) ** 0.5).tolist()
+
+    result = {"num_trials": num_trials, "episodes_per_trial": episodes_per_trial}
+    result["return_mean"], result["return_stderr"] = mean_stderr([r.sum(1) for r in returns])
+    result["return_by_episode"], result["return_by_episode_stderr"] = mean_stderr(returns)
+    result["random_return_mean"], _ = mean_stderr([r.sum(1) for r in random_returns])
+    if regrets and hasattr(env, "expected_optimum"):
+        optimum, optimum_stderr = env.expected_optimum()
+        regret, regret_stderr = mean_stderr(regrets)
+        result["return_mean_pseudo"] = episodes_per_trial * optimum - regret
+        result["return_stderr_pseudo"] = float(np.hypot(episodes_per_trial * optimum_stderr, regret_stderr))
+    env.close()
+    return result
+
+
+def read_checkpoint(path, device="cpu"):
+    """Reads a checkpoint; ValueError with one sentence for a file that is missing, damaged or of another script."""
+    if not Path(path).is_file():
+        raise ValueError(f"There is no checkpoint file {path}: name the checkpoint.pt of a run folder.")
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        algorithm = saved["algorithm"]
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}): use another copy.") from None
+    if algorithm != ALGORITHM:
+        raise ValueError(f"{path} is a checkpoint of {algorithm}, not of {ALGORITHM}: use that script.")
+    return saved
+
+
+def load(checkpoint, device="cpu"):
+    """The trained agent of a `checkpoint.pt` or `agent.pt`, ready to `act`; `agent.args` are the run's arguments."""
+    saved = read_checkpoint(checkpoint, device)
+    args = Args(**saved["args"])
+    env = envs.make(args.env_id, 1, **args.env_kwargs)
+    agent = Agent(env.single_observation_space, env.single_action_space, args).to(device)
+    env.close()
+    agent.load_state_dict(saved["agent"])
+    return agent
+
+
+def save(path, contents):
+    """Replaces a file in one step: whatever happens, the former one or the new one is there, and whole."""
+    torch.save(contents, f"{path}.tmp")
+    os.replace(f"{path}.tmp", path)
+
+
+def check(args):
+    """Raises ValueError with one sentence for an argument out of its range."""
+    for name, value in asdict(args).items():
+        if name in ABOVE_ZERO and not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")
+        if name in FRACTIONS and not 0 <= (value or 0) <= 1:
+            raise ValueError(f"{name} must lie between 0 and 1, got {value}.")
+        if name in ("ent_coef", "vf_coef", "seed", "eval_seed") and not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}.")
+    if args.num_minibatches > args.num_envs:
+        raise ValueError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
+
+
+def schedule(args, progress):
+    """Learning rate, entropy coefficient, discount, episodes per trial and number of trials at `progress` in [0, 1)."""
+    ramp = min(1.0, progress / args.ramp_fraction)
+    annealing = 1 - progress if args.anneal_lr else 1.0
+    gamma, episodes = args.gamma, args.episodes_per_trial
+    if args.gamma_start is not None:  # geometric in 1 / (1 - gamma), the number of steps that the agent looks ahead
+        gamma = 1 - (1 - args.gamma_start) ** (1 - ramp) * (1 - args.gamma) ** ramp
+    if args.grow_trials and episodes > 10:
+        episodes = round(10 * (episodes / 10) ** ramp)
+    num_trials = args.num_envs * args.episodes_per_trial // episodes
+    return args.learning_rate * annealing, args.ent_coef * annealing, gamma, episodes, num_trials
+
+
+def train(args):
+    """Trains an agent, evaluates it on held-out tasks, and returns what it writes to eval.json in the run folder."""
+    check(args)
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    torch.manual_seed(args.seed)
+    env = envs.make(args.env_id, args.num_envs, **args.env_kwargs)
+    agent = Agent(env.single_observation_space, env.single_action_space, args).to(device)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+    iteration, global_step, wall_seconds = 0, 0, 0.0
+    run_dir = Path("runs") / f"{args.env_id.replace(':', '_')}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    if args.resume:
+        saved, run_dir = read_checkpoint(args.resume, device), Path(args.resume).parent
+        for name in ("env_id", "env_kwargs", "cell", "hidden_size"):
+            if saved["args"][name] != (value := getattr(args, name)):
+                raise ValueError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
+        if "optimizer" not in saved:
+            raise ValueError(f"{args.resume} holds a network alone: to go on training, resume from checkpoint.pt.")
+        agent.load_state_dict(saved["agent"])
+        optimizer.load_state_dict(saved["optimizer"])
+        iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
+    if args.track:
+        import wandb
+
+        wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
+    writer = SummaryWriter(run_dir, purge_step=global_step)
+    start, first_step = time.time() - wall_seconds, global_step
+    last_save = time.time()
+
+    def checkpoint():
+        progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
+        network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": agent.state_dict()}
+        save(run_dir / "checkpoint.pt", network | progress | {"optimizer": optimizer.state_dict()})
+        if args.save_model:
+            save(run_dir / "agent.pt", network)
+
+    signals = []  # the first Ctrl-C ends training after the iteration under way, the second one at once
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", unit_scale=True)
+    while global_step < args.total_timesteps and not signals:
+        learning_rate, ent_coef, gamma, episodes, num_trials = schedule(args, global_step / args.total_timesteps)
+        optimizer.param_groups[0]["lr"] = learning_rate
+        if env.num_envs != num_trials:
+            env.close()
+            env = envs.make(args.env_id, num_trials, **args.env_kwargs)
+        # All random numbers follow from seed and iteration: a run that was resumed goes on as if never stopped.
+        torch_seed, task_seed, env_seed = np.random.SeedSequence([0, args.seed, iteration]).generate_state(3).tolist()
+        torch.manual_seed(torch_seed)
+        data = rollout(agent, env, env.sample_tasks(num_trials, np.random.default_rng(task_seed)), episodes, env_seed)
+        if args.learn_from_regret and "regret" not in data:
+            raise ValueError(f"{args.env_id} does not report regret: train it without --learn-from-regret.")
+        scale = (agent.return_moments.var + 1e-8).sqrt() if args.norm_reward else 1.0
+        data["signal"] = (-data["regret"] if args.learn_from_regret else data["reward"]) / scale
+        data["advantage"], data["returns"] = advantages_and_returns(data, gamma, args.gae_lambda)
+        logs = update(agent, optimizer, data, args, ent_coef)
+        iteration, global_step, valid = iteration + 1, global_step + int(data["valid"].sum()), data["valid"]
+        for name, number in logs.items():
+            if not np.isfinite(number):
+                raise ValueError(f"{name} is {number} in iteration {iteration}: lower --learning-rate, then --resume.")
+        if args.norm_obs:  # after the update, whose inputs have to be those of the rollout
+            agent.obs_moments.update(data["obs"][valid])
+        if args.norm_reward:
+            agent.return_moments.update((data["returns"] * scale)[valid][:, None])
+
+        unexplained = (data["returns"] - data["value"])[valid].var() / data["returns"][valid].var()
+        logs = {f"losses/{name}": number for name, number in logs.items()}
+        returns = episode_returns(data, episodes).mean(0)  # [episodes]
+        logs |= {f"charts/return_episode_{i}": number for i, number in enumerate(returns.tolist(), 1)}
+        logs |= {"charts/trial_return": returns.sum().item(), "losses/explained_variance": 1 - unexplained.item()}
+        logs |= {"charts/learning_rate": learning_rate, "charts/gamma": gamma, "charts/episodes_per_trial": episodes}
+        logs["charts/SPS"] = int((global_step - first_step) / (time.time() - start - wall_seconds))
+        for name, number in logs.items():
+            writer.add_scalar(name, number, global_step)
+        bar.set_postfix_str(f"return {returns.sum():.3f} over {episodes} episodes")
+        bar.update(global_step - bar.n)
+        if time.time() - last_save > args.checkpoint_seconds:
+            checkpoint()
+            last_save = time.time()
+    bar.close()
+    env.close()
+    checkpoint()
+    if signals:
+        print(f"Stopped at step {global_step}. To go on: python {sys.argv[0]} --resume {run_dir / 'checkpoint.pt'}")
+        sys.exit(128 + signals[0])
+    result = evaluate(agent, args.env_id, args.env_kwargs, args.episodes_per_trial, args.eval_trials, args.eval_seed)
+    run = {"env_id": args.env_id, "env_kwargs": args.env_kwargs, "algorithm": ALGORITHM, "seed": args.seed}
+    result = run | {"global_step": global_step, "wall_seconds": time.time() - start} | result
+    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
+    writer.close()
+    print(f"Return of a trial of {args.episodes_per_trial} episodes, mean of {args.eval_trials} held-out tasks:")
+    print(f"  random policy  {result['random_return_mean']:.3f}")
+    print(f"  trained agent  {result['return_mean']:.3f} +- {result['return_stderr']:.3f} (standard error)")
+    if "return_mean_pseudo" in result:
+        print(f"  from regret    {result['return_mean_pseudo']:.3f} +- {result['return_stderr_pseudo']:.3f}")
+    print(f"  by episode     {' '.join(f'{r:.3f}' for r in result['return_by_episode'])}")
+    print(f"{global_step} steps in {result['wall_seconds']:.0f} s; everything is in {run_dir}")
+    return result
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    try:
+        if args.resume:  # the run's own arguments, where the command line has no others
+            saved = Args(**read_checkpoint(args.resume)["args"])
+            args = tyro.cli(Args, default=saved)
+        train(args)
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,409 @@
+"""The environments against their definitions, gymnasium's conventions and brute-force simulation."""
+
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space, create_empty_array, iterate
+
+import envs
+
+IDS = ["Bandit-v0", "TabularMDP-v0", "Navigation2D-v0"]
+
+
+def ks_uniform(samples, low, high):
+    """Kolmogorov-Smirnov distance of samples from U[low, high]."""
+    samples = np.sort(samples.ravel())
+    grid = np.arange(1, len(samples) + 1) / len(samples)
+    return np.abs(grid - (samples - low) / (high - low)).max()
+
+
+def ks_limit(num):
+    """The distance that samples of the right distribution exceed with probability below 1e-5."""
+    return np.sqrt(np.log(2 / 1e-5) / (2 * num))  # the Dvoretzky-Kiefer-Wolfowitz bound
+
+
+def chi_square_limit(degrees):
+    """The sum of squares that `degrees` standard normals exceed with probability below 1e-5 (Laurent, Massart 2000)."""
+    x = np.log(1 / 1e-5)
+    return degrees + 2 * np.sqrt(degrees * x) + 2 * x
+
+
+def random_actions(env, rng):
+    space = env.single_action_space
+    if isinstance(space, gym.spaces.Discrete):
+        return rng.integers(0, space.n, env.num_envs)
+    return rng.uniform(space.low, space.high, env.action_space.shape)
+
+
+# ---------------------------------------------------------------------------------------------- the distributions
+
+
+def test_bandit_tasks_and_rewards():
+    env = envs.make("Bandit-v0", num_envs=5, num_arms=4)
+    tasks = env.sample_tasks(20_000, np.random.default_rng(0))
+    assert tasks.shape == (20_000, 4)
+    assert ks_uniform(tasks, 0, 1) < ks_limit(tasks.size)
+    means = np.array([[0.0, 0.25, 0.5, 1.0]] * 5)
+    env.reset(seed=1, options={"tasks": means})
+    for arm, mean in enumerate(means[0]):
+        rewards = np.array([env.step(np.full(5, arm))[1] for _ in range(4000)])
+        assert set(np.unique(rewards)) <= {0.0, 1.0}
+        assert abs(rewards.mean() - mean) < 4.5 * np.sqrt(mean * (1 - mean) / rewards.size) + 1e-12
+
+
+def test_bandit_regret_is_best_mean_minus_mean():
+    env = envs.make("Bandit-v0", num_envs=100, num_arms=7)
+    tasks = env.sample_tasks(100)
+    env.reset(seed=0, options={"tasks": tasks})
+    actions = np.arange(100) % 7
+    regret = env.step(actions)[4]["regret"]
+    for n in range(100):
+        assert regret[n] == max(tasks[n]) - tasks[n][actions[n]] >= 0
+
+
+def test_mdp_tasks():
+    env = envs.make("TabularMDP-v0", num_states=6, num_actions=3)
+    tasks = env.sample_tasks(5000, np.random.default_rng(0))
+    transitions, rewards = tasks["transitions"], tasks["rewards"]
+    assert transitions.shape == (5000, 6, 3, 6) and rewards.shape == (5000, 6, 3)
+    np.testing.assert_allclose(transitions.sum(-1), 1)
+    # Dirichlet(1, ..., 1) over S: each entry is Beta(1, S - 1), whose distribution function is 1 - (1 - x)^(S - 1)
+    assert ks_uniform(1 - (1 - transitions[..., 2]) ** 5, 0, 1) < ks_limit(transitions[..., 2].size)
+    np.testing.assert_allclose(np.cov(transitions[:, 0, 0].T)[0, 1], -1 / (6 * 6 * 7), atol=5e-4)
+    assert abs(rewards.mean() - 1) < 4.5 / np.sqrt(rewards.size)
+    assert abs(rewards.std() - 1) < 4.5 / np.sqrt(2 * rewards.size)
+
+
+def test_mdp_transitions_and_rewards_follow_the_tables():
+    num = 30_000
+    env = envs.make("TabularMDP-v0", num_envs=num, num_states=5, num_actions=2, horizon=3)
+    task = env.sample_tasks(1, np.random.default_rng(3))
+    obs, _ = env.reset(seed=4, options={"tasks": np.repeat(task, num, axis=0)})
+    assert (obs == 0).all()  # every episode starts in state 0
+    for _ in range(2):
+        actions = np.random.default_rng(5).integers(0, 2, num)
+        next_obs, reward, *_ = env.step(actions)
+        for s in np.unique(obs):
+            for a in range(2):
+                rows = (obs == s) & (actions == a)
+                expected = rows.sum() * task["transitions"][0, s, a]
+                counts = np.bincount(next_obs[rows], minlength=5)
+                assert ((counts - expected) ** 2 / expected).sum() < chi_square_limit(4)
+                noise = reward[rows] - task["rewards"][0, s, a]
+                assert abs(noise.mean()) < 4.5 / np.sqrt(rows.sum())
+                assert abs(noise.std() - 1) < 4.5 / np.sqrt(2 * rows.sum())
+        obs = next_obs
+
+
+def test_mdp_regret_against_recursion_by_hand():
+    env = envs.make("TabularMDP-v0", num_envs=3, num_states=4, num_actions=3, horizon=5)
+    tasks = env.sample_tasks(3, np.random.default_rng(0))
+    obs, _ = env.reset(seed=0, options={"tasks": tasks})
+
+    def q(task, steps_left, s, a):
+        future = 0.0
+        if steps_left > 1:
+            future = sum(
+                p * max(q(task, steps_left - 1, s2, b) for b in range(3))
+                for s2, p in enumerate(task["transitions"][s, a])
+            )
+        return task["rewards"][s, a] + future
+
+    rng = np.random.default_rng(1)
+    for t in [*range(5), 0]:  # a whole episode and the first step of the next
+        actions = rng.integers(0, 3, 3)
+        next_obs, *_, info = env.step(actions)
+        for n in range(3):
+            values = [q(tasks[n], 5 - t, obs[n], b) for b in range(3)]
+            np.testing.assert_allclose(info["regret"][n], max(values) - values[actions[n]], atol=1e-5)
+        obs = next_obs
+    assert (info["regret"] >= 0).all()
+
+
+def test_expected_optimum():
+    bandit = envs.make("Bandit-v0", num_arms=5)
+    assert bandit.expected_optimum() == (5 / 6, 0.0)
+    best = bandit.sample_tasks(100_000, np.random.default_rng(0)).max(axis=1)
+    assert abs(best.mean() - 5 / 6) < 4.5 * best.std() / np.sqrt(100_000)
+    mdp = envs.make("TabularMDP-v0")
+    mean, stderr = mdp.expected_optimum(20_000)
+    assert abs(mean - 21.83) < 0.1 and 0 < stderr < 0.05  # 218.3 for ten episodes: an informed planner's score
+
+
+def test_optimal_policy_earns_the_optimum():
+    """Monte Carlo return of a policy without regret equals V*, and summed regret explains any other policy's loss."""
+    env = envs.make("TabularMDP-v0", num_envs=20_000)
+    task = env.sample_tasks(1, np.random.default_rng(2))
+    tasks = np.repeat(task, env.num_envs, axis=0)
+    for greedy in (True, False):
+        obs, _ = env.reset(seed=0, options={"tasks": tasks})
+        returns = regrets = np.zeros(env.num_envs)
+        rng = np.random.default_rng(0)
+        value, table = envs.plan(task["transitions"], task["rewards"], 10)
+        for t in range(10):
+            actions = table[t, 0].argmin(axis=1)[obs] if greedy else rng.integers(0, 5, env.num_envs)
+            obs, reward, _, _, info = env.step(actions)
+            returns, regrets = returns + reward, regrets + info["regret"]
+        if greedy:
+            assert regrets.max() == 0
+        error = returns + regrets - value[0]
+        assert abs(error.mean()) < 4.5 * error.std() / np.sqrt(env.num_envs)
+
+
+def test_navigation_tasks_dynamics_and_reward():
+    env = envs.make("Navigation2D-v0", num_envs=50)
+    tasks = env.sample_tasks(20_000, np.random.default_rng(0))
+    assert tasks.shape == (20_000, 2) and ks_uniform(tasks, -0.5, 0.5) < ks_limit(tasks.size)
+    goals = tasks[:50]
+    obs, _ = env.reset(seed=0, options={"tasks": goals})
+    assert obs.shape == (50, 2) and (obs == 0).all()
+    position, rng = np.zeros((50, 2)), np.random.default_rng(1)
+    for _ in range(20):
+        actions = rng.normal(0, 0.1, (50, 2))  # beyond the limits now and then
+        obs, reward, terminated, truncated, _ = env.step(actions)
+        for n in range(50):
+            position[n] += [min(max(a, -np.float32(0.1)), np.float32(0.1)) for a in actions[n]]
+            gap = position[n] - goals[n]
+            assert abs(reward[n] + (gap[0] ** 2 + gap[1] ** 2) ** 0.5) < 1e-6
+            assert terminated[n] == (abs(gap[0]) < 0.01 and abs(gap[1]) < 0.01)
+            if terminated[n]:
+                position[n] = 0
+        np.testing.assert_allclose(obs, position, atol=1e-6)
+        assert not truncated.any()
+
+
+# ------------------------------------------------------------------------------------------------------ resets
+
+
+@pytest.mark.parametrize("env_id, horizon", [("Bandit-v0", 1), ("TabularMDP-v0", 10), ("Navigation2D-v0", 100)])
+def test_episodes_end_at_the_horizon_and_tasks_stay(env_id, horizon):
+    env = envs.make(env_id, num_envs=6)
+    assert env.horizon == horizon
+    tasks, rng = env.sample_tasks(6), np.random.default_rng(0)
+    env.reset(seed=0, options={"tasks": tasks})
+    for t in range(1, 3 * horizon + 1):
+        actions = 0 * random_actions(env, rng)
+        obs, reward, terminated, truncated, info = env.step(actions)
+        done = terminated | truncated
+        assert done.all() == (t % horizon == 0) == done.any()
+        assert ("final_obs" in info) == done.any()
+        assert not (terminated & truncated).any()
+    assert (env.tasks == tasks).all()
+
+
+def test_same_step_reset_when_navigation_ends_early():
+    env = envs.make("Navigation2D-v0", num_envs=2)
+    goals = np.array([[0.1, 0.0], [0.5, 0.5]])
+    env.reset(seed=0, options={"tasks": goals})
+    for _ in range(3):  # the first robot reaches its goal in every step, starting from the origin each time
+        obs, reward, terminated, truncated, info = env.step(np.array([[0.1, 0.0], [0.01, 0.0]]))
+        assert terminated.tolist() == [True, False] and not truncated.any()
+        assert info["_final_obs"].tolist() == [True, False]
+        np.testing.assert_allclose(info["final_obs"][0], [0.1, 0.0], atol=1e-7)
+        np.testing.assert_allclose(obs[0], [0, 0])
+    np.testing.assert_allclose(obs[1], [0.03, 0], atol=1e-7)
+    env.step(np.zeros((2, 2)))
+    for _ in range(96):
+        *_, truncated, info = env.step(np.zeros((2, 2)))
+    assert truncated.tolist() == [False, True]  # robot 0's clock began anew with its third episode, at step 4
+    for _ in range(3):
+        *_, truncated, info = env.step(np.zeros((2, 2)))
+    assert truncated.tolist() == [True, False]
+
+
+def test_final_obs_of_the_mdp_is_the_state_reached():
+    env = envs.make("TabularMDP-v0", num_envs=1000, horizon=2)
+    env.reset(seed=0)
+    first, *_ = env.step(np.zeros(1000, dtype=int))
+    obs, _, _, truncated, info = env.step(np.zeros(1000, dtype=int))
+    assert truncated.all() and (obs == 0).all()
+    assert len(np.unique(info["final_obs"])) == 10 and info["_final_obs"].all()
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_observations_are_not_overwritten_by_later_steps(env_id):
+    env = envs.make(env_id, num_envs=50)
+    obs, _ = env.reset(seed=0)
+    kept, rng = [(obs, obs.copy())], np.random.default_rng(0)
+    for _ in range(12):
+        obs, reward, *_ = env.step(random_actions(env, rng))
+        kept += [(obs, obs.copy()), (reward, reward.copy())]
+    for array, copy in kept:
+        np.testing.assert_array_equal(array, copy)
+
+
+# ------------------------------------------------------------------------------------------------------ seeding
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_a_seed_fixes_everything(env_id):
+    def run(env, seed, tasks=None):
+        obs, _ = env.reset(seed=seed, options=None if tasks is None else {"tasks": tasks})
+        rng, log = np.random.default_rng(0), [env.tasks.copy(), obs]
+        for _ in range(15):
+            obs, reward, terminated, truncated, _ = env.step(random_actions(env, rng))
+            log += [obs, reward, terminated, truncated]
+        return log
+
+    env = envs.make(env_id, num_envs=20)
+    first = run(env, 3)
+    np.random.seed(9)
+    np.random.random(100)
+    run(env, 4)
+    for other in (run(env, 3), run(envs.make(env_id, num_envs=20), 3)):
+        assert all((a == b).all() for a, b in zip(first, other, strict=True))
+    assert any((a != b).any() for a, b in zip(first, run(env, 5), strict=True))
+    named = env.sample_tasks(20, np.random.default_rng(1))
+    assert (run(env, 6, named)[0] == named).all()
+    assert (run(env, 7)[0] == named).all()  # tasks that were named stay until others are
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_held_out_tasks_depend_on_their_generator_alone(env_id):
+    env = envs.make(env_id, num_envs=3)
+    before = env.sample_tasks(8, np.random.default_rng(5))
+    env.reset(seed=0)
+    env.sample_tasks(100)
+    assert (env.sample_tasks(8, np.random.default_rng(5)) == before).all()
+    assert (np.repeat(before, 2, axis=0)[2:4] == before[[1, 1]]).all()
+
+
+# ------------------------------------------------------------------------------------------------- gymnasium's API
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_gymnasium_accepts_the_environments(env_id):
+    env = gym.make_vec(env_id, num_envs=3)
+    assert isinstance(env, gym.vector.VectorEnv) and env.spec.id == env_id
+    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert env.observation_space == batch_space(env.single_observation_space, 3)
+    assert env.action_space == batch_space(env.single_action_space, 3)
+    obs, _ = env.reset(seed=0)
+    assert obs in env.observation_space
+    empty = create_empty_array(env.single_observation_space, 3)
+    assert empty.shape == obs.shape and empty.dtype == obs.dtype
+    assert len(list(iterate(env.observation_space, obs))) == 3
+    wrapped = gym.wrappers.vector.RecordEpisodeStatistics(env)
+    wrapped.reset(seed=0)
+    for _ in range(100):
+        obs, reward, terminated, truncated, info = wrapped.step(env.action_space.sample())
+        assert obs in env.observation_space and reward.shape == terminated.shape == truncated.shape == (3,)
+        assert reward.dtype == np.float64 and terminated.dtype == truncated.dtype == bool
+    assert "episode" in info  # 100 is a multiple of every horizon
+
+
+# -------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: envs.make("Bandt-v0"), "Unknown environment 'Bandt-v0'"),
+        (lambda: envs.make("no_such_module:X-v0"), "Cannot import"),
+        (lambda: envs.make("Bandit-v0", num_arm=3), "does not take these arguments"),
+        (lambda: envs.make("Bandit-v0", num_arms=0), "num_arms must be"),
+        (lambda: envs.make("Bandit-v0", num_arms="many"), "num_arms must be"),
+        (lambda: envs.make("Bandit-v0", num_envs=0), "num_envs must be"),
+        (lambda: envs.make("TabularMDP-v0", num_states=-1), "num_states must be"),
+        (lambda: envs.make("TabularMDP-v0", horizon=0), "horizon must be"),
+        (lambda: envs.make("Bandit-v0").sample_tasks(0), "num_tasks must be"),
+        (lambda: envs.make("Bandit-v0").step(np.array([0])), "Call reset"),
+        (lambda: envs.make("CartPole-v1"), "sample_task"),
+    ],
+)
+def test_bad_arguments_are_one_clear_sentence(call, words):
+    with pytest.raises(ValueError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "env_id, tasks",
+    [
+        ("Bandit-v0", np.full((3, 5), 0.5)),
+        ("Bandit-v0", np.full((2, 4), 0.5)),
+        ("Bandit-v0", np.full(2, 0.5)),
+        ("Bandit-v0", np.full((2, 5), 1.5)),
+        ("Bandit-v0", np.full((2, 5), np.nan)),
+        ("TabularMDP-v0", np.zeros((2, 10, 5))),
+        ("TabularMDP-v0", np.zeros(2, dtype=[("transitions", float, (10, 5, 10)), ("rewards", float, (10, 5))])),
+        ("TabularMDP-v0", np.zeros(2, dtype=[("transitions", float, (9, 5, 9)), ("rewards", float, (9, 5))])),
+        ("Navigation2D-v0", np.zeros((2, 3))),
+        ("Navigation2D-v0", np.full((2, 2), np.inf)),
+    ],
+)
+def test_bad_tasks_are_refused(env_id, tasks):
+    env = envs.make(env_id, num_envs=2)
+    with pytest.raises(ValueError, match="tasks must"):
+        env.reset(options={"tasks": tasks})
+
+
+@pytest.mark.parametrize(
+    "env_id, actions, words",
+    [
+        ("Bandit-v0", np.zeros(3, dtype=int), "shape"),
+        ("Bandit-v0", np.zeros((2, 1), dtype=int), "shape"),
+        ("Bandit-v0", np.array([0, 5]), "0 .. 4, got 5"),
+        ("Bandit-v0", np.array([-1, 0]), "0 .. 4, got -1"),
+        ("Bandit-v0", np.array([0.0, 1.0]), "whole numbers"),
+        ("TabularMDP-v0", np.array([0, 5]), "0 .. 4"),
+        ("Navigation2D-v0", np.zeros(2), "shape"),
+        ("Navigation2D-v0", np.array([[0, np.nan], [0, 0]]), "finite"),
+    ],
+)
+def test_bad_actions_are_refused(env_id, actions, words):
+    env = envs.make(env_id, num_envs=2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=words):
+        env.step(actions)
+
+
+def test_unknown_reset_option_is_refused():
+    with pytest.raises(ValueError, match="option"):
+        envs.make("Bandit-v0").reset(options={"task": [0.5] * 5})
+
+
+# ------------------------------------------------------------------------------------------------ a task of your own
+
+
+class Corridor(gym.Env):
+    """A single environment whose task is the rewarded end of a corridor of five cells."""
+
+    observation_space, action_space = gym.spaces.Discrete(5), gym.spaces.Discrete(2)
+
+    def sample_task(self, rng):
+        return rng.integers(0, 2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.goal, self.cell = 4 * options["task"], 2
+        return self.cell, {}
+
+    def step(self, action):
+        self.cell = int(np.clip(self.cell + 2 * action - 1, 0, 4))
+        at_goal = self.cell == self.goal
+        return self.cell, float(at_goal), bool(at_goal), False, {}
+
+
+gym.register("Corridor-v0", entry_point=Corridor, max_episode_steps=6)
+
+
+@pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
+def test_single_environments_become_a_batch_of_tasks(vectorization_mode):
+    sys.modules["corridor_module"] = sys.modules[__name__]
+    env = envs.make("corridor_module:Corridor-v0", num_envs=2, vectorization_mode=vectorization_mode)
+    assert env.horizon == 6 and env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert set(env.sample_tasks(50, np.random.default_rng(0))) == {0, 1}
+    obs, _ = env.reset(seed=0, options={"tasks": np.array([1, 0])})
+    assert obs.tolist() == [2, 2]
+    for t in range(8):  # always to the right: the first reaches its goal in every second step, the second never
+        obs, reward, terminated, truncated, info = env.step(np.array([1, 1]))
+        assert terminated.tolist() == [t % 2 == 1, False] and reward.tolist() == [t % 2, 0]
+        assert truncated.tolist() == [False, t == 5]
+        assert obs[0] == (3 if t % 2 == 0 else 2)
+    with pytest.raises(ValueError, match="number 2"):
+        env.reset(options={"tasks": np.array([1])})
+    env.close()
