@@ -134,7 +134,7 @@ class Bandit(TaskVectorEnv):
         self._row = np.arange(num_envs) * self.num_arms  # where sub-environment n's arms begin in the flat table
 
     def expected_optimum(self):
-        """Expected return of an episode for who knows the task, and its standard error: here exact, E max of k U[0, 1]."""
+        """Expected return of an episode for who knows the task, and its standard error: E max of k U[0, 1], exact."""
         return self.num_arms / (self.num_arms + 1), 0.0
 
     def _draw(self, num_tasks, rng):
@@ -198,7 +198,7 @@ class TabularMDP(TaskVectorEnv):
         self._regret = self._regret.reshape(self.horizon, num_rows)
 
     def expected_optimum(self, num_tasks=100_000):
-        """Expected return of an episode for who knows the task, V*(state 0), and its standard error, over `num_tasks`."""
+        """Expected return of an episode for who knows the task, V*(state 0), and its standard error."""
         rng, values = np.random.default_rng(0), []
         for _ in range(0, num_tasks, 1000):
             tasks = self._draw(1000, rng)

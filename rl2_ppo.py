@@ -1,19 +1,18 @@
 """RL^2 with PPO: a recurrent network learns to learn.
 
-A *trial* is a number of episodes in the same, unknown task. The agent sees, beside the observation, its own previous
-action, reward and end of episode, and its memory is kept over all episodes of the trial. What it is trained for is
-the return of the whole trial, so the network has to find out which task it is in, and use what it found: the hidden
-state becomes a learning algorithm, and its weights are what an ordinary, slow reinforcement learner (PPO) tunes.
+A *trial* is a number of episodes in the same, unknown task. Beside the observation the agent sees its own previous
+action, reward and end of episode, and it keeps its memory over all episodes of the trial. Trained for the return of
+whole trials, the network has to find out which task it is in, and to use what it found: the hidden state becomes a
+learning algorithm, and its weights are what an ordinary, slow reinforcement learner (PPO) tunes.
 
-    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]            input: zeros for a, r, d at the start of a trial   (section 2.2)
-    h_t = GRU(x_t, h_{t-1})                           memory: zero at the start of a trial, nowhere else (section 2.2)
-    a_t ~ pi(. | h_t),   V_t = V(h_t)                 policy and value heads                             (section 2.3)
-    J   = E_task E_trial [sum_t gamma^t r_t]          objective: t runs through the episodes of a trial  (section 2.2)
-    A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})     GAE, over the whole trial too (section 2.3)
-    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)],  rho = pi(a|h) / pi_old(a|h)   PPO, in place of the paper's TRPO
+    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]       input: zeros for a, r, d at the start of a trial        (section 2.2)
+    h_t = GRU(x_t, h_{t-1})                      memory: zeros at the start of a trial, and nowhere else (section 2.2)
+    a_t ~ pi(. | h_t),   V_t = V(h_t)            policy and value                                        (section 2.3)
+    J   = E_task E_trial [sum_t gamma^t r_t]     objective: t runs through the episodes of the trial     (section 2.2)
+    A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})        GAE, over the whole trial  (section 2.3)
+    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old         PPO, for the paper's TRPO  (section 2.3)
 
-Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel (2016), RL^2: Fast Reinforcement Learning via Slow Reinforcement
-Learning, https://arxiv.org/abs/1611.02779. Schulman et al. (2017), PPO, https://arxiv.org/abs/1707.06347.
+Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779; Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
 
     python rl2_ppo.py                                                     # 5-armed bandit, 10 pulls
     python rl2_ppo.py --env-kwargs num_arms 50 --learn-from-regret        # 50 arms
@@ -21,7 +20,6 @@ Learning, https://arxiv.org/abs/1611.02779. Schulman et al. (2017), PPO, https:/
 """
 
 import json
-import os
 import signal
 import sys
 import time
@@ -34,21 +32,20 @@ import torch
 import torch.nn as nn
 import tyro
 from gymnasium.spaces import Box, Discrete
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import envs
 
 ALGORITHM = "rl2_ppo"
-ABOVE_ZERO = ("episodes_per_trial", "total_timesteps", "num_envs", "hidden_size", "learning_rate", "num_minibatches")
-ABOVE_ZERO += ("update_epochs", "clip_coef", "max_grad_norm", "ramp_fraction", "eval_trials")
-FRACTIONS = ("gamma", "gamma_start", "gae_lambda", "ramp_fraction")
+Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
+MAY_BE_ZERO = ("seed", "eval_seed", "gamma", "gamma_start", "gae_lambda", "ent_coef", "vf_coef")
 
 
 @dataclass
 class Args:
-    exp_name: str = os.path.basename(__file__)[: -len(".py")]
+    exp_name: str = Path(__file__).stem
     """the name of this experiment"""
     seed: int = 1
     """seed of the experiment"""
@@ -129,27 +126,8 @@ class Args:
     """the seed of the held-out tasks, which training never sees"""
 
 
-class RunningMoments(nn.Module):
-    """Mean and variance of all rows seen so far (Chan et al. 1979), kept in the network's state_dict."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("var", torch.ones(size))
-        self.register_buffer("count", torch.zeros(()))
-
-    def update(self, rows):  # [B, size]
-        total = self.count + len(rows)
-        delta = rows.mean(0) - self.mean
-        m2 = self.var * self.count + rows.var(0, correction=0) * len(rows) + delta**2 * self.count * len(rows) / total
-        self.mean, self.var, self.count = self.mean + delta * len(rows) / total, m2 / total, total
-
-
 class Agent(nn.Module):
-    """One recurrent trunk with a policy and a value head (RL^2, section 2.3).
-
-    Trained agents are used through `initial_state` and `act`; a whole trial goes through `encode` and `forward`.
-    """
+    """One recurrent trunk, a policy and a value head (RL^2, section 2.3). Use it through `initial_state` and `act`."""
 
     def __init__(self, observation_space, action_space, args):
         super().__init__()
@@ -159,15 +137,16 @@ class Agent(nn.Module):
         self.args, self.observation_space, self.action_space = args, observation_space, action_space
         sizes = [int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in (observation_space, action_space)]
         self.obs_size, self.action_size = sizes
-        self.obs_moments, self.return_moments = RunningMoments(self.obs_size), RunningMoments(1)
-        input_size, hidden = self.obs_size + self.action_size + 2, args.hidden_size
-        self.trunk = {"gru": nn.GRU, "lstm": nn.LSTM}[args.cell](input_size, hidden)
+        # Running mean and variance (momentum=None: of everything seen), part of the state_dict; used in eval mode.
+        self.obs_norm, self.return_norm = (nn.BatchNorm1d(n, affine=False, momentum=None) for n in (sizes[0], 1))
+        self.eval()
+        hidden, trunk = args.hidden_size, {"gru": nn.GRU, "lstm": nn.LSTM}[args.cell]
+        self.trunk = trunk(self.obs_size + self.action_size + 2, hidden)
         nn.init.orthogonal_(self.trunk.weight_hh_l0)
         self.trunk.bias_hh_l0.data[hidden : 2 * hidden] += 1  # the gate that keeps memory starts half open
-        self.head = nn.Sequential(nn.Linear(hidden + input_size, hidden), nn.ReLU())
         self.policy, self.value = nn.Linear(hidden, self.action_size), nn.Linear(hidden, 1)
-        for layer, gain in ((self.head[0], 2**0.5), (self.policy, 0.01), (self.value, 1.0)):
-            nn.init.orthogonal_(layer.weight, gain)  # 0.01: the first policy is close to uniform
+        for layer, gain in ((self.policy, 0.01), (self.value, 1.0)):  # 0.01: the first policy is close to uniform
+            nn.init.orthogonal_(layer.weight, gain)
             nn.init.zeros_(layer.bias)
         if isinstance(action_space, Box):
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
@@ -183,7 +162,7 @@ class Agent(nn.Module):
         if isinstance(self.observation_space, Discrete):
             obs = nn.functional.one_hot(obs, self.obs_size)
         elif self.args.norm_obs:
-            obs = ((obs - self.obs_moments.mean) / (self.obs_moments.var + 1e-8).sqrt()).clamp(-10, 10)
+            obs = self.obs_norm(obs).clamp(-10, 10)
         if isinstance(self.action_space, Discrete):
             prev_action = nn.functional.one_hot(prev_action, self.action_size)
         prev = torch.cat([prev_action.float(), prev_reward[:, None].float(), prev_done[:, None].float()], dim=1)
@@ -193,15 +172,14 @@ class Agent(nn.Module):
         """x [T, N, input] and the memory before it, to (policy, value [T, N], memory after it), in one kernel call."""
         with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp):
             h, memory = self.trunk(x, memory)  # [T, N, hidden]
-        h = self.head(torch.cat([h.to(x.dtype), x], dim=-1))
+        h = h.to(x.dtype)
         out, value = self.policy(h), self.value(h).squeeze(-1)
         if isinstance(self.action_space, Discrete):
-            return Categorical(logits=out, validate_args=False), value, memory
-        policy = Normal(out, self.log_std.exp().expand_as(out), validate_args=False)
-        return Independent(policy, 1, validate_args=False), value, memory
+            return Categorical(logits=out), value, memory
+        return Independent(Normal(out, self.log_std.exp()), 1), value, memory
 
     @torch.inference_mode()
-    def act(self, obs, prev_action, prev_reward, prev_done, state, greedy=False):
+    def act(self, obs, prev_action, prev_reward, prev_done, state):
         """Chooses actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
 
         `state` comes from `initial_state` at the start of a trial, and from the call before at every other step, the
@@ -210,18 +188,17 @@ class Agent(nn.Module):
         memory, first = state
         inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
         policy, _, memory = self(self.encode(*inputs, first)[None], memory)
-        action = (policy.mode if greedy else policy.sample())[0]
-        return action, (memory, torch.zeros_like(first))
+        return policy.sample()[0], (memory, torch.zeros_like(first))
 
 
 @torch.inference_mode()
-def rollout(agent, env, tasks, episodes, seed, random=False, greedy=False):
+def rollout(agent, env, tasks, episodes, seed, random=False):
     """Runs one trial of `episodes` episodes in each of N tasks, in lock-step, T <= episodes * env.horizon steps.
 
-    Returns a dict of tensors [T, N, ...] on the agent's device: the network's inputs `x`, `obs`, `action`, `log_prob`,
-    `value`, `reward`, `regret` (where the environment reports it), `episode`, the number of the trial's episodes that
-    were over before the step, and `valid`, false for whatever a sub-environment did after its trial had ended.
-    `random` replaces the policy by uniformly random actions, `greedy` by its most likely action.
+    Returns a dict of tensors [T, N, ...]: the network's inputs `x`, `obs`, `action`, `log_prob`, `value`, `reward`,
+    `regret` (where the environment reports it), `episode`, the number of the trial's episodes that were over before
+    the step, and `valid`, false for what a sub-environment did after its trial had ended. `random` replaces the policy
+    by uniformly random actions.
     """
     device = agent.value.weight.device
     obs, _ = env.reset(seed=seed, options={"tasks": tasks})
@@ -235,9 +212,7 @@ def rollout(agent, env, tasks, episodes, seed, random=False, greedy=False):
         obs = torch.as_tensor(obs, device=device)
         x = agent.encode(obs, action, reward, done, first)
         policy, value, memory = agent(x[None], memory)  # not reset here: memory is kept when an episode ends
-        action = (policy.mode if greedy else policy.sample())[0]
-        if random:
-            action = torch.as_tensor(env.action_space.sample(), device=device)
+        action = torch.as_tensor(env.action_space.sample(), device=device) if random else policy.sample()[0]
         step = {"x": x, "obs": obs, "action": action, "log_prob": policy.log_prob(action[None])[0], "value": value[0]}
         obs, reward, terminated, truncated, info = env.step(action.cpu().numpy())
         reward = torch.as_tensor(reward, dtype=torch.float32, device=device)
@@ -313,7 +288,7 @@ def episode_returns(data, episodes):
     return reward.new_zeros(len(reward), episodes).scatter_add_(1, episode, reward)
 
 
-def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed, greedy=False):
+def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
     """One trial in each of `num_trials` held-out tasks, for the agent and for a random policy: the dict of eval.json.
 
     Tasks come from their own stream of random numbers: the same for the same `seed`, however the agent was trained.
@@ -321,49 +296,41 @@ def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed, gr
     E[V*] * episodes - E[sum of regrets]: the same expectation as `return_mean`, since the rewards of a policy are
     V* minus its regrets on average, without the noise of rewards and of the tasks drawn.
     """
-    env = envs.make(env_id, 1, **env_kwargs)
-    tasks = env.sample_tasks(num_trials, np.random.default_rng([1, seed]))
-    returns, random_returns, regrets = [], [], []
+    tasks = envs.make(env_id, 1, **env_kwargs).sample_tasks(num_trials, np.random.default_rng([1, seed]))
+    samples = {"return": [], "random": [], "episode": [], "regret": []}
     for i in range(0, num_trials, 4000):
         chunk = tasks[i : i + 4000]
-        if env.num_envs != len(chunk):
-            env.close()
-            env = envs.make(env_id, len(chunk), **env_kwargs)
+        env = envs.make(env_id, len(chunk), **env_kwargs)
         torch_seed, env_seed = np.random.SeedSequence([2, seed, i]).generate_state(2).tolist()
         torch.manual_seed(torch_seed)
-        data = rollout(agent, env, chunk, episodes_per_trial, env_seed, greedy=greedy)
-        returns.append(episode_returns(data, episodes_per_trial))
-        if "regret" in data:
-            regrets.append((data["regret"] * data["valid"]).sum(0))
-        data = rollout(agent, env, chunk, episodes_per_trial, env_seed, random=True)
-        random_returns.append(episode_returns(data, episodes_per_trial))
-
-    def mean_stderr(samples):  # [num_trials, ...]
-        samples = torch.cat(samples).double()
-        return samples.mean(0).tolist(), (samples.std(0) / len(samples) ** 0.5).tolist()
-
+        baseline = rollout(agent, env, chunk, episodes_per_trial, env_seed, random=True)
+        data = rollout(agent, env, chunk, episodes_per_trial, env_seed)
+        samples["random"].append(episode_returns(baseline, 1).sum(1))
+        samples["return"].append(episode_returns(data, 1).sum(1))
+        samples["episode"].append(episode_returns(data, episodes_per_trial))
+        samples["regret"].append((data.get("regret", data["valid"]) * data["valid"]).sum(0))
+        env.close()
+    samples = {name: torch.cat(parts).double() for name, parts in samples.items()}  # [num_trials, ...]
+    mean = {name: rows.mean(0).tolist() for name, rows in samples.items()}
+    stderr = {name: (rows.std(0) / num_trials**0.5).tolist() for name, rows in samples.items()}
     result = {"num_trials": num_trials, "episodes_per_trial": episodes_per_trial}
-    result["return_mean"], result["return_stderr"] = mean_stderr([r.sum(1) for r in returns])
-    result["return_by_episode"], result["return_by_episode_stderr"] = mean_stderr(returns)
-    result["random_return_mean"], _ = mean_stderr([r.sum(1) for r in random_returns])
-    if regrets and hasattr(env, "expected_optimum"):
-        optimum, optimum_stderr = env.expected_optimum()
-        regret, regret_stderr = mean_stderr(regrets)
-        result["return_mean_pseudo"] = episodes_per_trial * optimum - regret
-        result["return_stderr_pseudo"] = float(np.hypot(episodes_per_trial * optimum_stderr, regret_stderr))
-    env.close()
+    result |= {"return_mean": mean["return"], "return_stderr": stderr["return"], "random_return_mean": mean["random"]}
+    result |= {"return_by_episode": mean["episode"], "return_by_episode_stderr": stderr["episode"]}
+    if "regret" in data and hasattr(env, "expected_optimum"):
+        optimum, optimum_stderr = (episodes_per_trial * number for number in env.expected_optimum())
+        result["return_mean_pseudo"] = optimum - mean["regret"]
+        result["return_stderr_pseudo"] = (optimum_stderr**2 + stderr["regret"] ** 2) ** 0.5
     return result
 
 
 def read_checkpoint(path, device="cpu"):
     """Reads a checkpoint; ValueError with one sentence for a file that is missing, damaged or of another script."""
-    if not Path(path).is_file():
-        raise ValueError(f"There is no checkpoint file {path}: name the checkpoint.pt of a run folder.")
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         algorithm = saved["algorithm"]
     except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}): use another copy.") from None
+        reason = f"is no readable checkpoint ({type(error).__name__})"
+        raise ValueError(f"{path} {reason}: name the checkpoint.pt of a run folder.") from None
     if algorithm != ALGORITHM:
         raise ValueError(f"{path} is a checkpoint of {algorithm}, not of {ALGORITHM}: use that script.")
     return saved
@@ -380,21 +347,13 @@ def load(checkpoint, device="cpu"):
     return agent
 
 
-def save(path, contents):
-    """Replaces a file in one step: whatever happens, the former one or the new one is there, and whole."""
-    torch.save(contents, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
-
-
 def check(args):
     """Raises ValueError with one sentence for an argument out of its range."""
-    for name, value in asdict(args).items():
-        if name in ABOVE_ZERO and not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}.")
-        if name in FRACTIONS and not 0 <= (value or 0) <= 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {value}.")
-        if name in ("ent_coef", "vf_coef", "seed", "eval_seed") and not value >= 0:
-            raise ValueError(f"{name} must not be negative, got {value}.")
+    for name, number in asdict(args).items():
+        if type(number) in (int, float) and not (0 < number < float("inf") or number == 0 and name in MAY_BE_ZERO):
+            raise ValueError(f"{name} must be {'at least' if name in MAY_BE_ZERO else 'above'} 0, got {number}.")
+        if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction") and number is not None and number > 1:
+            raise ValueError(f"{name} must not exceed 1, got {number}.")
     if args.num_minibatches > args.num_envs:
         raise ValueError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
 
@@ -412,8 +371,11 @@ def schedule(args, progress):
     return args.learning_rate * annealing, args.ent_coef * annealing, gamma, episodes, num_trials
 
 
-def train(args):
-    """Trains an agent, evaluates it on held-out tasks, and returns what it writes to eval.json in the run folder."""
+def train(args, signals=()):
+    """Trains an agent, evaluates it on held-out tasks, and returns what it writes to eval.json in the run folder.
+
+    Stops after the iteration under way, with a checkpoint, as soon as a signal's number is in `signals`.
+    """
     check(args)
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.deterministic = args.torch_deterministic
@@ -440,19 +402,16 @@ def train(args):
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
     writer = SummaryWriter(run_dir, purge_step=global_step)
-    start, first_step = time.time() - wall_seconds, global_step
-    last_save = time.time()
+    start, first_step, last_save = time.time() - wall_seconds, global_step, time.time()
 
     def checkpoint():
-        progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
         network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": agent.state_dict()}
-        save(run_dir / "checkpoint.pt", network | progress | {"optimizer": optimizer.state_dict()})
-        if args.save_model:
-            save(run_dir / "agent.pt", network)
+        progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
+        for name, more in (("checkpoint", progress | {"optimizer": optimizer.state_dict()}), ("agent", {})):
+            if name == "checkpoint" or args.save_model:
+                torch.save(network | more, run_dir / "tmp")
+                (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
 
-    signals = []  # the first Ctrl-C ends training after the iteration under way, the second one at once
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", unit_scale=True)
     while global_step < args.total_timesteps and not signals:
         learning_rate, ent_coef, gamma, episodes, num_trials = schedule(args, global_step / args.total_timesteps)
@@ -466,7 +425,7 @@ def train(args):
         data = rollout(agent, env, env.sample_tasks(num_trials, np.random.default_rng(task_seed)), episodes, env_seed)
         if args.learn_from_regret and "regret" not in data:
             raise ValueError(f"{args.env_id} does not report regret: train it without --learn-from-regret.")
-        scale = (agent.return_moments.var + 1e-8).sqrt() if args.norm_reward else 1.0
+        scale = agent.return_norm.running_var.sqrt() if args.norm_reward else 1.0
         data["signal"] = (-data["regret"] if args.learn_from_regret else data["reward"]) / scale
         data["advantage"], data["returns"] = advantages_and_returns(data, gamma, args.gae_lambda)
         logs = update(agent, optimizer, data, args, ent_coef)
@@ -475,20 +434,20 @@ def train(args):
             if not np.isfinite(number):
                 raise ValueError(f"{name} is {number} in iteration {iteration}: lower --learning-rate, then --resume.")
         if args.norm_obs:  # after the update, whose inputs have to be those of the rollout
-            agent.obs_moments.update(data["obs"][valid])
+            agent.obs_norm.train()(data["obs"][valid])
         if args.norm_reward:
-            agent.return_moments.update((data["returns"] * scale)[valid][:, None])
+            agent.return_norm.train()((data["returns"] * scale)[valid][:, None])
+        agent.eval()
 
         unexplained = (data["returns"] - data["value"])[valid].var() / data["returns"][valid].var()
-        logs = {f"losses/{name}": number for name, number in logs.items()}
-        returns = episode_returns(data, episodes).mean(0)  # [episodes]
-        logs |= {f"charts/return_episode_{i}": number for i, number in enumerate(returns.tolist(), 1)}
-        logs |= {"charts/trial_return": returns.sum().item(), "losses/explained_variance": 1 - unexplained.item()}
-        logs |= {"charts/learning_rate": learning_rate, "charts/gamma": gamma, "charts/episodes_per_trial": episodes}
-        logs["charts/SPS"] = int((global_step - first_step) / (time.time() - start - wall_seconds))
-        for name, number in logs.items():
-            writer.add_scalar(name, number, global_step)
-        bar.set_postfix_str(f"return {returns.sum():.3f} over {episodes} episodes")
+        returns = episode_returns(data, episodes).mean(0).tolist()
+        charts = {f"return_episode_{i}": number for i, number in enumerate(returns, 1)} | {"trial_return": sum(returns)}
+        charts |= {"learning_rate": learning_rate, "gamma": gamma, "episodes_per_trial": episodes}
+        charts["SPS"] = int((global_step - first_step) / (time.time() - start - wall_seconds))
+        for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
+            for name, number in scalars.items():
+                writer.add_scalar(f"{group}/{name}", number, global_step)
+        bar.set_postfix_str(f"return {sum(returns):.3f} over {episodes} episodes")
         bar.update(global_step - bar.n)
         if time.time() - last_save > args.checkpoint_seconds:
             checkpoint()
@@ -505,21 +464,20 @@ def train(args):
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
     writer.close()
     print(f"Return of a trial of {args.episodes_per_trial} episodes, mean of {args.eval_trials} held-out tasks:")
-    print(f"  random policy  {result['random_return_mean']:.3f}")
-    print(f"  trained agent  {result['return_mean']:.3f} +- {result['return_stderr']:.3f} (standard error)")
-    if "return_mean_pseudo" in result:
-        print(f"  from regret    {result['return_mean_pseudo']:.3f} +- {result['return_stderr_pseudo']:.3f}")
-    print(f"  by episode     {' '.join(f'{r:.3f}' for r in result['return_by_episode'])}")
+    for name in ("random_return_mean", "return_mean", "return_stderr", "return_mean_pseudo", "return_stderr_pseudo"):
+        print(f"  {name:22}{result.get(name, float('nan')):8.3f}")
+    print(f"  by episode {' '.join(f'{r:.3f}' for r in result['return_by_episode'])}")
     print(f"{global_step} steps in {result['wall_seconds']:.0f} s; everything is in {run_dir}")
     return result
 
 
 if __name__ == "__main__":
-    args = tyro.cli(Args)
+    args, signals = tyro.cli(Args), []
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first ends training after this iteration, the second at once
+        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
     try:
         if args.resume:  # the run's own arguments, where the command line has no others
-            saved = Args(**read_checkpoint(args.resume)["args"])
-            args = tyro.cli(Args, default=saved)
-        train(args)
+            args = tyro.cli(Args, default=Args(**read_checkpoint(args.resume)["args"]))
+        train(args, signals)
     except ValueError as error:
         sys.exit(f"error: {error}")
