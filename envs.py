@@ -345,13 +345,29 @@ def make(env_id, num_envs=1, **kwargs):
         raise ValueError(f"Unknown environment {env_id!r}: use one of {known}, or your own as module:id.") from None
     try:
         if spec.vector_entry_point is None:
-            return BatchedTasks(name, num_envs, **kwargs)
-        env = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
+            env = BatchedTasks(name, num_envs, **kwargs)
+        else:
+            env = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
     except TypeError as error:
         raise ValueError(f"{env_id} does not take these arguments: {error}.") from None
+    for name, space in (("observations", env.single_observation_space), ("actions", env.single_action_space)):
+        if not isinstance(space, Discrete) and not (isinstance(space, Box) and len(space.shape) == 1):
+            raise ValueError(f"{env_id} has {name} {space}: they must be Discrete or a Box with one axis.")
     if not hasattr(env, "sample_tasks"):
         raise ValueError(f"{env_id} needs a method sample_tasks(num_tasks, rng), to serve as a task distribution.")
     return env
+
+
+def check_arguments(args):
+    """Raises ValueError, one sentence, for a number in a script's `Args` dataclass that is out of range."""
+    may_be_zero = ("seed", "eval_seed", "gamma", "gamma_start", "gae_lambda", "ent_coef", "vf_coef")
+    for name, number in vars(args).items():
+        if type(number) in (int, float) and not (0 < number < np.inf or (number == 0 and name in may_be_zero)):
+            raise ValueError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
+        if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction") and number is not None and number > 1:
+            raise ValueError(f"{name} must not exceed 1, got {number}.")
+    if args.num_minibatches > args.num_envs:
+        raise ValueError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
 
 
 ENVIRONMENTS = {"Bandit-v0": Bandit, "TabularMDP-v0": TabularMDP, "Navigation2D-v0": Navigation2D}

@@ -1,9 +1,9 @@
 """RL^2 with PPO: a recurrent network learns to learn.
 
 A *trial* is a number of episodes in the same, unknown task. Beside the observation the agent sees its own previous
-action, reward and end of episode, and it keeps its memory over all episodes of the trial. Trained for the return of
-whole trials, the network has to find out which task it is in, and to use what it found: the hidden state becomes a
-learning algorithm, and its weights are what an ordinary, slow reinforcement learner (PPO) tunes.
+action, reward and end of episode, and it keeps its memory over all episodes of the trial. To earn the most over whole
+trials the network has to find out which task it is in, and to use what it found: its hidden state becomes a learning
+algorithm, which an ordinary, slow reinforcement learner (PPO) tunes.
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]       input: zeros for a, r, d at the start of a trial        (section 2.2)
     h_t = GRU(x_t, h_{t-1})                      memory: zeros at the start of a trial, and nowhere else (section 2.2)
@@ -40,7 +40,6 @@ import envs
 
 ALGORITHM = "rl2_ppo"
 Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
-MAY_BE_ZERO = ("seed", "eval_seed", "gamma", "gamma_start", "gae_lambda", "ent_coef", "vf_coef")
 
 
 @dataclass
@@ -63,7 +62,6 @@ class Args:
     """whether to save the trained network alone, for `load`, as `agent.pt` in the run folder"""
     resume: str | None = None
     """the checkpoint of a run to continue, with that run's arguments where none are given here"""
-
     env_id: str = "Bandit-v0"
     """the task distribution: an id of envs.py, or your own as package.module:MyTask-v0"""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
@@ -108,7 +106,6 @@ class Args:
     """Toggles division of training rewards by the running deviation of their discounted sum"""
     amp: bool = False
     """if toggled, the recurrent network computes in bfloat16 (heads and losses stay in float32)"""
-
     grow_trials: bool = False
     """lever: the trial grows from 10 episodes to its full length, fewer trials making up for longer ones"""
     gamma_start: float | None = None
@@ -117,10 +114,9 @@ class Args:
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
     """lever: train on minus the regret the environment reports, in place of the reward"""
-
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
-    eval_trials: int = 20_000
+    eval_trials: int = 40_000
     """the number of held-out tasks to evaluate on, one trial each"""
     eval_seed: int = 0
     """the seed of the held-out tasks, which training never sees"""
@@ -131,9 +127,6 @@ class Agent(nn.Module):
 
     def __init__(self, observation_space, action_space, args):
         super().__init__()
-        for name, space in (("observations", observation_space), ("actions", action_space)):
-            if not isinstance(space, Discrete) and not (isinstance(space, Box) and len(space.shape) == 1):
-                raise ValueError(f"{name} must be Discrete or a Box with one axis, got {space}.")
         self.args, self.observation_space, self.action_space = args, observation_space, action_space
         sizes = [int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in (observation_space, action_space)]
         self.obs_size, self.action_size = sizes
@@ -180,10 +173,10 @@ class Agent(nn.Module):
 
     @torch.inference_mode()
     def act(self, obs, prev_action, prev_reward, prev_done, state):
-        """Chooses actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
+        """Actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
 
-        `state` comes from `initial_state` at the start of a trial, and from the call before at every other step, the
-        first of a new episode included. What is passed as `prev_...` in a trial's first step makes no difference.
+        `state` is `initial_state(N)` in the first step of a trial, where nothing passed as `prev_...` makes a
+        difference, and what the last call returned in every other step, the first of a new episode included.
         """
         memory, first = state
         inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
@@ -206,8 +199,7 @@ def rollout(agent, env, tasks, episodes, seed, random=False):
     action = torch.as_tensor(np.zeros_like(env.action_space.sample()), device=device)
     reward, done = torch.zeros(2, env.num_envs, device=device)
     episode = torch.zeros(env.num_envs, dtype=torch.long, device=device)
-    memory, first = agent.initial_state(env.num_envs)
-    steps = []
+    (memory, first), steps = agent.initial_state(env.num_envs), []
     while (episode < episodes).any():
         obs = torch.as_tensor(obs, device=device)
         x = agent.encode(obs, action, reward, done, first)
@@ -227,8 +219,7 @@ def rollout(agent, env, tasks, episodes, seed, random=False):
 def advantages_and_returns(data, gamma, gae_lambda):
     """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
 
-    An episode's end does not cut it, since what is learnt in one episode pays in the next (RL^2, section 2.2). The
-    trial's end does: nothing follows it, so there is nothing to bootstrap from.
+    An episode's end does not cut it: what is learnt in one pays in the next (RL^2, section 2.2). The trial's end does.
     """
     signal, value, valid = data["signal"], data["value"], data["valid"]
     advantage = torch.zeros_like(value)
@@ -241,34 +232,31 @@ def advantages_and_returns(data, gamma, gae_lambda):
 
 
 def ppo_loss(agent, batch, args, ent_coef):
-    """The loss of a minibatch of whole trials, a dict of [T, B, ...] tensors, and what is logged of it.
+    """The loss of a minibatch of whole trials, a dict of [T, B, ...] tensors, and a dict of what is logged of it.
 
-    The network runs through each trial from its first step and the memory it begins with, as the rollout did: before
-    the first gradient step every ratio is 1. Steps after a trial's end count nowhere.
+    The network runs through each trial from its first step, as in the rollout: the ratios of the first update are 1.
     """
-
-    def mean(term):
-        return (term * batch["valid"]).sum() / batch["valid"].sum()
-
     policy, value, _ = agent(batch["x"], agent.initial_state(batch["x"].shape[1])[0])
     log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
     ratio, advantage = log_ratio.exp(), batch["advantage"]
+    weight = batch["valid"] / batch["valid"].sum()  # [T, B]: sum(weight * ...) is the mean over the steps of trials
     if args.norm_adv:
-        center = mean(advantage)
-        advantage = (advantage - center) / (mean((advantage - center) ** 2).sqrt() + 1e-8)
+        centered = advantage - (weight * advantage).sum()
+        advantage = centered / ((weight * centered**2).sum().sqrt() + 1e-8)
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-    policy_loss = -mean(torch.min(advantage * ratio, advantage * clipped))
-    value_loss, entropy = 0.5 * mean((value - batch["returns"]) ** 2), mean(policy.entropy())
+    policy_loss = -(weight * torch.min(advantage * ratio, advantage * clipped)).sum()
+    value_loss = 0.5 * (weight * (value - batch["returns"]) ** 2).sum()
+    entropy = (weight * policy.entropy()).sum()
     loss = policy_loss + args.vf_coef * value_loss - ent_coef * entropy
-    logs = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "old_approx_kl": -mean(log_ratio)}
-    logs |= {"approx_kl": mean(ratio - 1 - log_ratio), "clipfrac": mean(((ratio - 1).abs() > args.clip_coef).float())}
+    logs = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+    logs |= {"old_approx_kl": (weight * -log_ratio).sum(), "approx_kl": (weight * (ratio - 1 - log_ratio)).sum()}
+    logs["clipfrac"] = (weight * ((ratio - 1).abs() > args.clip_coef)).sum()
     return loss, {name: term.detach() for name, term in logs.items()}
 
 
 def update(agent, optimizer, data, args, ent_coef):
     """PPO on a batch of whole trials: several epochs of minibatches of trials. Returns the means of the logs."""
-    batch = {key: data[key] for key in ("x", "action", "log_prob", "valid", "advantage", "returns")}
-    history = []
+    batch, history = {key: data[key] for key in ("x", "action", "log_prob", "valid", "advantage", "returns")}, []
     for _ in range(args.update_epochs):
         for trials in torch.randperm(data["x"].shape[1], device=data["x"].device).tensor_split(args.num_minibatches):
             loss, logs = ppo_loss(agent, {key: tensor[:, trials] for key, tensor in batch.items()}, args, ent_coef)
@@ -291,49 +279,49 @@ def episode_returns(data, episodes):
 def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
     """One trial in each of `num_trials` held-out tasks, for the agent and for a random policy: the dict of eval.json.
 
-    Tasks come from their own stream of random numbers: the same for the same `seed`, however the agent was trained.
-    Where the environment reports regret, and knows the expected optimum of its tasks, `return_mean_pseudo` is
-    E[V*] * episodes - E[sum of regrets]: the same expectation as `return_mean`, since the rewards of a policy are
-    V* minus its regrets on average, without the noise of rewards and of the tasks drawn.
+    Tasks come from a stream of random numbers of their own: the same for the same `seed`, however the agent was
+    trained. `return_mean_pseudo` estimates the same as `return_mean`, with far less noise, from what the environment
+    knows of its tasks: a policy's return is E[V*] per episode minus its regrets, on average.
     """
     tasks = envs.make(env_id, 1, **env_kwargs).sample_tasks(num_trials, np.random.default_rng([1, seed]))
-    samples = {"return": [], "random": [], "episode": [], "regret": []}
+    returns, random_returns, regrets = [], [], []
     for i in range(0, num_trials, 4000):
         chunk = tasks[i : i + 4000]
         env = envs.make(env_id, len(chunk), **env_kwargs)
         torch_seed, env_seed = np.random.SeedSequence([2, seed, i]).generate_state(2).tolist()
         torch.manual_seed(torch_seed)
-        baseline = rollout(agent, env, chunk, episodes_per_trial, env_seed, random=True)
+        data = rollout(agent, env, chunk, episodes_per_trial, env_seed, random=True)
+        random_returns.append(episode_returns(data, episodes_per_trial))
         data = rollout(agent, env, chunk, episodes_per_trial, env_seed)
-        samples["random"].append(episode_returns(baseline, 1).sum(1))
-        samples["return"].append(episode_returns(data, 1).sum(1))
-        samples["episode"].append(episode_returns(data, episodes_per_trial))
-        samples["regret"].append((data.get("regret", data["valid"]) * data["valid"]).sum(0))
+        returns.append(episode_returns(data, episodes_per_trial))
+        regrets.append((data.get("regret", data["valid"]) * data["valid"]).sum(0))
         env.close()
-    samples = {name: torch.cat(parts).double() for name, parts in samples.items()}  # [num_trials, ...]
-    mean = {name: rows.mean(0).tolist() for name, rows in samples.items()}
-    stderr = {name: (rows.std(0) / num_trials**0.5).tolist() for name, rows in samples.items()}
+    by_episode, regret = (
+        torch.cat(returns).double(),
+        torch.cat(regrets).double(),
+    )  # [num_trials, episodes], [num_trials]
     result = {"num_trials": num_trials, "episodes_per_trial": episodes_per_trial}
-    result |= {"return_mean": mean["return"], "return_stderr": stderr["return"], "random_return_mean": mean["random"]}
-    result |= {"return_by_episode": mean["episode"], "return_by_episode_stderr": stderr["episode"]}
+    for name, samples in ("return_mean", by_episode.sum(1)), ("return_by_episode", by_episode):
+        stderr = samples.std(0) / num_trials**0.5
+        result |= {name: samples.mean(0).tolist(), name.removesuffix("_mean") + "_stderr": stderr.tolist()}
+    result["random_return_mean"] = torch.cat(random_returns).sum(1).mean().item()
     if "regret" in data and hasattr(env, "expected_optimum"):
         optimum, optimum_stderr = (episodes_per_trial * number for number in env.expected_optimum())
-        result["return_mean_pseudo"] = optimum - mean["regret"]
-        result["return_stderr_pseudo"] = (optimum_stderr**2 + stderr["regret"] ** 2) ** 0.5
+        result["return_mean_pseudo"] = optimum - regret.mean().item()
+        result["return_stderr_pseudo"] = (optimum_stderr**2 + regret.var().item() / num_trials) ** 0.5
     return result
 
 
-def read_checkpoint(path, device="cpu"):
-    """Reads a checkpoint; ValueError with one sentence for a file that is missing, damaged or of another script."""
+def read_checkpoint(path, device="cpu", needs=("agent", "args")):
+    """A checkpoint's contents; ValueError with one sentence for a file that is missing, damaged or another script's."""
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        algorithm = saved["algorithm"]
+        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved):
+            return saved
+        reason = f"is of {saved['algorithm']} and holds {', '.join(saved)}"
     except Exception as error:
-        reason = f"is no readable checkpoint ({type(error).__name__})"
-        raise ValueError(f"{path} {reason}: name the checkpoint.pt of a run folder.") from None
-    if algorithm != ALGORITHM:
-        raise ValueError(f"{path} is a checkpoint of {algorithm}, not of {ALGORITHM}: use that script.")
-    return saved
+        reason = f"cannot be read ({type(error).__name__})"
+    raise ValueError(f"{path} {reason}: what is needed is the checkpoint.pt of a run of {ALGORITHM}.")
 
 
 def load(checkpoint, device="cpu"):
@@ -347,36 +335,21 @@ def load(checkpoint, device="cpu"):
     return agent
 
 
-def check(args):
-    """Raises ValueError with one sentence for an argument out of its range."""
-    for name, number in asdict(args).items():
-        if type(number) in (int, float) and not (0 < number < float("inf") or number == 0 and name in MAY_BE_ZERO):
-            raise ValueError(f"{name} must be {'at least' if name in MAY_BE_ZERO else 'above'} 0, got {number}.")
-        if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction") and number is not None and number > 1:
-            raise ValueError(f"{name} must not exceed 1, got {number}.")
-    if args.num_minibatches > args.num_envs:
-        raise ValueError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
-
-
 def schedule(args, progress):
     """Learning rate, entropy coefficient, discount, episodes per trial and number of trials at `progress` in [0, 1)."""
-    ramp = min(1.0, progress / args.ramp_fraction)
-    annealing = 1 - progress if args.anneal_lr else 1.0
+    ramp, annealing = min(1.0, progress / args.ramp_fraction), 1 - progress if args.anneal_lr else 1.0
     gamma, episodes = args.gamma, args.episodes_per_trial
     if args.gamma_start is not None:  # geometric in 1 / (1 - gamma), the number of steps that the agent looks ahead
         gamma = 1 - (1 - args.gamma_start) ** (1 - ramp) * (1 - args.gamma) ** ramp
     if args.grow_trials and episodes > 10:
         episodes = round(10 * (episodes / 10) ** ramp)
-    num_trials = args.num_envs * args.episodes_per_trial // episodes
-    return args.learning_rate * annealing, args.ent_coef * annealing, gamma, episodes, num_trials
+    num_envs = args.num_envs * args.episodes_per_trial // episodes  # a batch keeps its steps
+    return args.learning_rate * annealing, args.ent_coef * annealing, gamma, episodes, num_envs
 
 
 def train(args, signals=()):
-    """Trains an agent, evaluates it on held-out tasks, and returns what it writes to eval.json in the run folder.
-
-    Stops after the iteration under way, with a checkpoint, as soon as a signal's number is in `signals`.
-    """
-    check(args)
+    """Trains until a number is in `signals` or to the end, evaluates, and returns what it writes to eval.json."""
+    envs.check_arguments(args)
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)
@@ -386,12 +359,10 @@ def train(args, signals=()):
     iteration, global_step, wall_seconds = 0, 0, 0.0
     run_dir = Path("runs") / f"{args.env_id.replace(':', '_')}__{args.exp_name}__{args.seed}__{int(time.time())}"
     if args.resume:
-        saved, run_dir = read_checkpoint(args.resume, device), Path(args.resume).parent
+        saved, run_dir = read_checkpoint(args.resume, device, ("agent", "optimizer")), Path(args.resume).parent
         for name in ("env_id", "env_kwargs", "cell", "hidden_size"):
             if saved["args"][name] != (value := getattr(args, name)):
                 raise ValueError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
-        if "optimizer" not in saved:
-            raise ValueError(f"{args.resume} holds a network alone: to go on training, resume from checkpoint.pt.")
         agent.load_state_dict(saved["agent"])
         optimizer.load_state_dict(saved["optimizer"])
         iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
@@ -399,9 +370,8 @@ def train(args, signals=()):
         import wandb
 
         wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    writer = SummaryWriter(run_dir, purge_step=global_step)  # makes the folder
     (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
-    writer = SummaryWriter(run_dir, purge_step=global_step)
     start, first_step, last_save = time.time() - wall_seconds, global_step, time.time()
 
     def checkpoint():
@@ -414,15 +384,15 @@ def train(args, signals=()):
 
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", unit_scale=True)
     while global_step < args.total_timesteps and not signals:
-        learning_rate, ent_coef, gamma, episodes, num_trials = schedule(args, global_step / args.total_timesteps)
+        learning_rate, ent_coef, gamma, episodes, num_envs = schedule(args, global_step / args.total_timesteps)
         optimizer.param_groups[0]["lr"] = learning_rate
-        if env.num_envs != num_trials:
+        if env.num_envs != num_envs:
             env.close()
-            env = envs.make(args.env_id, num_trials, **args.env_kwargs)
+            env = envs.make(args.env_id, num_envs, **args.env_kwargs)
         # All random numbers follow from seed and iteration: a run that was resumed goes on as if never stopped.
         torch_seed, task_seed, env_seed = np.random.SeedSequence([0, args.seed, iteration]).generate_state(3).tolist()
         torch.manual_seed(torch_seed)
-        data = rollout(agent, env, env.sample_tasks(num_trials, np.random.default_rng(task_seed)), episodes, env_seed)
+        data = rollout(agent, env, env.sample_tasks(num_envs, np.random.default_rng(task_seed)), episodes, env_seed)
         if args.learn_from_regret and "regret" not in data:
             raise ValueError(f"{args.env_id} does not report regret: train it without --learn-from-regret.")
         scale = agent.return_norm.running_var.sqrt() if args.norm_reward else 1.0
@@ -430,20 +400,18 @@ def train(args, signals=()):
         data["advantage"], data["returns"] = advantages_and_returns(data, gamma, args.gae_lambda)
         logs = update(agent, optimizer, data, args, ent_coef)
         iteration, global_step, valid = iteration + 1, global_step + int(data["valid"].sum()), data["valid"]
-        for name, number in logs.items():
-            if not np.isfinite(number):
-                raise ValueError(f"{name} is {number} in iteration {iteration}: lower --learning-rate, then --resume.")
+        if not np.isfinite(list(logs.values())).all():
+            raise ValueError(f"Not finite in iteration {iteration}: {logs}. Lower --learning-rate and --resume.")
         if args.norm_obs:  # after the update, whose inputs have to be those of the rollout
             agent.obs_norm.train()(data["obs"][valid])
         if args.norm_reward:
             agent.return_norm.train()((data["returns"] * scale)[valid][:, None])
         agent.eval()
-
         unexplained = (data["returns"] - data["value"])[valid].var() / data["returns"][valid].var()
         returns = episode_returns(data, episodes).mean(0).tolist()
         charts = {f"return_episode_{i}": number for i, number in enumerate(returns, 1)} | {"trial_return": sum(returns)}
         charts |= {"learning_rate": learning_rate, "gamma": gamma, "episodes_per_trial": episodes}
-        charts["SPS"] = int((global_step - first_step) / (time.time() - start - wall_seconds))
+        charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
         for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
             for name, number in scalars.items():
                 writer.add_scalar(f"{group}/{name}", number, global_step)
@@ -463,11 +431,10 @@ def train(args, signals=()):
     result = run | {"global_step": global_step, "wall_seconds": time.time() - start} | result
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
     writer.close()
-    print(f"Return of a trial of {args.episodes_per_trial} episodes, mean of {args.eval_trials} held-out tasks:")
+    print(f"{global_step} steps in {result['wall_seconds']:.0f} s; then one trial in {args.eval_trials} new tasks:")
     for name in ("random_return_mean", "return_mean", "return_stderr", "return_mean_pseudo", "return_stderr_pseudo"):
         print(f"  {name:22}{result.get(name, float('nan')):8.3f}")
-    print(f"  by episode {' '.join(f'{r:.3f}' for r in result['return_by_episode'])}")
-    print(f"{global_step} steps in {result['wall_seconds']:.0f} s; everything is in {run_dir}")
+    print(f"  by episode {' '.join(f'{r:.3f}' for r in result['return_by_episode'])}\nEverything is in {run_dir}")
     return result
 
 
