@@ -1,0 +1,89 @@
+"""Learning curves and results tables, from the raw data in benchmark/results alone.
+
+    python benchmark/plot.py             # writes docs/figures/*.png and the tables in README.md and docs/
+
+A row's reference values (exact optima, the papers' numbers) stand in benchmark/results/references.json.
+"""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmark" / "results"
+
+
+def rows():
+    """Every published row, in the order of references.json: (name, title, references, eval.json, curve)."""
+    for name, row in json.loads((RESULTS / "references.json").read_text()).items():
+        if (RESULTS / name / "eval.json").exists():
+            with open(RESULTS / name / "curve.csv") as file:
+                curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
+            yield name, row, json.loads((RESULTS / name / "eval.json").read_text()), curve
+
+
+def plot(name, row, result, curve):
+    """Return of training trials over minutes, beside the returns by episode of the held-out trials."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), constrained_layout=True)
+    minutes = [line["seconds"] / 60 for line in curve]
+    growing = len({line["episodes_per_trial"] for line in curve}) > 1
+    scale = [result["episodes_per_trial"] / line["episodes_per_trial"] for line in curve]
+    left.plot(minutes, [line["trial_return"] * k for line, k in zip(curve, scale, strict=True)], label="training")
+    for (label, value), style in zip(row["references"].items(), ("--", ":", "-.", (0, (1, 4))), strict=False):
+        left.axhline(value, color="black", linestyle=style, linewidth=0.9, label=f"{label}: {value:g}")
+    mean = result.get("return_mean_pseudo", result["return_mean"])
+    left.plot(minutes[-1], mean, "o", color="C3", label=f"held-out tasks: {mean:.2f}")
+    left.set(xlabel="minutes on 2 cores", title=row["title"])
+    left.set_ylabel("return per trial" + (", scaled to its full length" if growing else ""))
+    left.legend(fontsize=7, loc="lower right")
+    episodes = range(1, result["episodes_per_trial"] + 1)
+    errors = [2 * stderr for stderr in result["return_by_episode_stderr"]]
+    right.errorbar(episodes, result["return_by_episode"], errors, linewidth=1.2, elinewidth=0.8)
+    right.axhline(result["random_return_mean"] / len(episodes), color="grey", linewidth=0.9, label="random policy")
+    right.set(
+        xlabel="episode of the trial", ylabel="return of the episode", title="held-out tasks, by episode (±2 s.e.)"
+    )
+    right.legend(fontsize=7, loc="lower right")
+    (ROOT / "docs" / "figures").mkdir(parents=True, exist_ok=True)
+    figure.savefig(ROOT / "docs" / "figures" / f"{name}.png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def table(prefix):
+    """The results as a markdown table; `prefix` leads from the page to the repository's root."""
+    lines = ["| task | held-out return | random | reference | minutes | command |", "|---|---|---|---|---|---|"]
+    for name, row, result, _ in rows():
+        pseudo = "_pseudo" if "return_mean_pseudo" in result else ""
+        held_out = f"**{result['return_mean' + pseudo]:.2f}** ± {result['return_stderr' + pseudo]:.2f}"
+        references = ", ".join(f"{label} {value:g}" for label, value in row["references"].items())
+        command = (RESULTS / name / "command.txt").read_text().strip()
+        minutes = f"{result['wall_seconds'] / 60:.1f}"
+        link = f"[{row['title']}]({prefix}benchmark/results/{name})"
+        lines.append(
+            f"| {link} | {held_out} | {result['random_return_mean']:.2f} | {references} | {minutes} | `{command}` |"
+        )
+    return "\n".join(lines)
+
+
+def fill(page, marker, text):
+    """Replaces what stands between the marks of a page."""
+    path = ROOT / page
+    pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+    path.write_text(pattern.sub(lambda match: match[1] + text + "\n" + match[2], path.read_text()))
+
+
+def main():
+    for row in rows():
+        plot(*row)
+    for page, prefix in (("README.md", ""), ("docs/rl2_ppo.md", "../")):
+        fill(page, "results", table(prefix))
+
+
+if __name__ == "__main__":
+    main()

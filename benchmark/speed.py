@@ -1,0 +1,84 @@
+"""Speed: environment steps per second of envs.py, and of RL^2 end to end at the settings of the closest peer.
+
+    python benchmark/speed.py            # writes benchmark/results/speed.json, about two minutes
+
+Environments run 4096 at a time on one core. RL^2 runs the settings at which `pytorch_rl2`, the closest peer, does 1,550
+environment steps per second on 2 cores (GRU 256, 5 arms, 100 pulls, 8 epochs, 480 trials per minibatch), on all cores.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import envs  # noqa: E402
+import rl2_ppo  # noqa: E402
+
+
+def environment(env_id, num_envs=4096, seconds=2.0):
+    """Steps per second of a vector environment under random actions, the best of three runs."""
+    env, rng = envs.make(env_id, num_envs), np.random.default_rng(0)
+    env.reset(seed=0)
+    space, best = env.single_action_space, 0.0
+    if hasattr(space, "n"):
+        actions = rng.integers(0, space.n, (16, num_envs))
+    else:
+        actions = rng.uniform(space.low, space.high, (16, *env.action_space.shape)).astype(np.float32)
+    for _ in range(3):
+        start, steps = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds / 3:
+            for action in actions:
+                env.step(action)
+            steps += len(actions) * num_envs
+        best = max(best, steps / (time.perf_counter() - start))
+    return best
+
+
+def rl2(amp, iterations=2):
+    """Steps per second of rollout and update together, and the share of it that the bare recurrent kernel takes."""
+    args = rl2_ppo.Args(hidden_size=256, episodes_per_trial=100, num_envs=960, num_minibatches=2, update_epochs=8)
+    args.amp = amp
+    env = envs.make("Bandit-v0", args.num_envs)
+    agent = rl2_ppo.Agent(env.single_observation_space, env.single_action_space, args)
+    optimizer = torch.optim.Adam(agent.parameters())
+    times = []
+    for _ in range(iterations + 1):  # the first one warms up
+        start = time.perf_counter()
+        data = rl2_ppo.rollout(agent, env, env.sample_tasks(args.num_envs), args.episodes_per_trial, 0)
+        rolled_out = time.perf_counter()
+        data["signal"] = data["reward"]
+        data["advantage"], data["returns"] = rl2_ppo.advantages_and_returns(data, args.gamma, args.gae_lambda)
+        rl2_ppo.update(agent, optimizer, data, args, 0.0)
+        times.append((rolled_out - start, time.perf_counter() - start))
+    rollout_seconds, seconds = np.mean(times[1:], axis=0)
+    batch = data["x"][:, : args.num_envs // 2].clone()
+    kernel = []
+    for _ in range(4):  # the recurrent kernel alone, forward and backward, on one minibatch
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            h, _ = agent.trunk(batch)
+        h.backward(torch.ones_like(h))
+        kernel.append(time.perf_counter() - start)
+    share = 16 * np.mean(kernel[1:]) / seconds
+    steps = data["value"].numel()
+    return {"steps_per_second": steps / seconds, "rollout_share": rollout_seconds / seconds, "kernel_share": share}
+
+
+def main():
+    result = {"cores": torch.get_num_threads(), "torch": torch.__version__}
+    for env_id in envs.ENVIRONMENTS:
+        result[f"{env_id}, 4096 sub-environments, one core"] = environment(env_id)
+    for amp in (False, True):
+        result["RL^2 at the peer's settings" + (", --amp" if amp else "")] = rl2(amp)
+    print(json.dumps(result, indent=2))
+    (ROOT / "benchmark" / "results" / "speed.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
