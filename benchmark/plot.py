@@ -2,7 +2,8 @@
 
     python benchmark/plot.py             # writes docs/figures/*.png and the tables in README.md and docs/
 
-A row's reference values (exact optima, the papers' numbers) stand in benchmark/results/references.json.
+Which rows there are, and the papers' numbers for them, stands in benchmark/results/references.json; the classical
+algorithms' scores come from baselines.json.
 """
 
 import csv
@@ -21,7 +22,10 @@ RESULTS = ROOT / "benchmark" / "results"
 
 def rows():
     """Every published row, in the order of references.json: (name, title, references, eval.json, curve)."""
+    baselines = json.loads((RESULTS / "baselines.json").read_text())
     for name, row in json.loads((RESULTS / "references.json").read_text()).items():
+        setting, *algorithms = row.get("baselines", [None])
+        row["references"] = {label: baselines[setting][label]["return_mean"] for label in algorithms} | row["papers"]
         if (RESULTS / name / "eval.json").exists():
             with open(RESULTS / name / "curve.csv") as file:
                 curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
@@ -36,7 +40,7 @@ def plot(name, row, result, curve):
     scale = [result["episodes_per_trial"] / line["episodes_per_trial"] for line in curve]
     left.plot(minutes, [line["trial_return"] * k for line, k in zip(curve, scale, strict=True)], label="training")
     for (label, value), style in zip(row["references"].items(), ("--", ":", "-.", (0, (1, 4))), strict=False):
-        left.axhline(value, color="black", linestyle=style, linewidth=0.9, label=f"{label}: {value:g}")
+        left.axhline(value, color="black", linestyle=style, linewidth=0.9, label=f"{label}: {value:.4g}")
     mean = result.get("return_mean_pseudo", result["return_mean"])
     left.plot(minutes[-1], mean, "o", color="C3", label=f"held-out tasks: {mean:.2f}")
     left.set(xlabel="minutes on 2 cores", title=row["title"])
@@ -61,7 +65,7 @@ def table(prefix):
     for name, row, result, _ in rows():
         pseudo = "_pseudo" if "return_mean_pseudo" in result else ""
         held_out = f"**{result['return_mean' + pseudo]:.2f}** ± {result['return_stderr' + pseudo]:.2f}"
-        references = ", ".join(f"{label} {value:g}" for label, value in row["references"].items())
+        references = ", ".join(f"{label} {value:.4g}" for label, value in row["references"].items())
         command = (RESULTS / name / "command.txt").read_text().strip()
         minutes = f"{result['wall_seconds'] / 60:.1f}"
         link = f"[{row['title']}]({prefix}benchmark/results/{name})"

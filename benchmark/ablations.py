@@ -1,0 +1,141 @@
+"""What each implementation detail is worth: short trainings that differ from the base in one thing.
+
+    python benchmark/ablations.py        # writes benchmark/results/ablations.json, about 25 minutes on 2 cores
+
+One seed each: differences of a few standard errors of the evaluation are not to be trusted; those that the
+documentation speaks of are far larger.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import rl2_ppo  # noqa: E402
+
+BANDIT = {"total_timesteps": 4_000_000, "eval_trials": 20_000}
+MDP = {"env_id": "TabularMDP-v0", "amp": True, "cell": "lstm", "hidden_size": 128, "num_envs": 1600}
+MDP |= {"num_minibatches": 32, "gamma_start": 0.0, "gamma": 0.95, "gae_lambda": 0.8, "ramp_fraction": 0.9}
+MDP |= {"learning_rate": 5e-3, "ent_coef": 0.1, "learn_from_regret": True, "total_timesteps": 20_000_000}
+MDP |= {"eval_trials": 4000}
+
+
+def memory_reset_with_every_episode():
+    """The mistake of many implementations: each episode starts from an empty memory (and, with it, no history)."""
+
+    def forward(agent, x, memory):
+        agent_forward = FORWARD
+        if len(x) == 1:  # a step of a rollout: a bandit's every step begins an episode
+            return agent_forward(agent, x, agent.initial_state(x.shape[1])[0])
+        num_steps, num_trials = x.shape[:2]
+        policy, value, memory = agent_forward(
+            agent, x.reshape(1, num_steps * num_trials, -1), agent.initial_state(num_steps * num_trials)[0]
+        )
+        logits = policy.logits.reshape(num_steps, num_trials, -1)
+        return torch.distributions.Categorical(logits=logits), value.reshape(num_steps, num_trials), memory
+
+    return patch.object(rl2_ppo.Agent, "forward", forward)
+
+
+def gae_cut_at_every_episode():
+    """The objective of ordinary reinforcement learning: an episode's actions answer for that episode alone."""
+
+    def cut(data, gamma, gae_lambda):
+        episodes = data["episode"].max() + 1
+        advantage = torch.zeros_like(data["value"])
+        for episode in range(int(episodes)):
+            part = data | {"valid": data["valid"] & (data["episode"] == episode)}
+            part["signal"], part["value"] = part["signal"] * part["valid"], data["value"] * part["valid"]
+            advantage += GAE(part, gamma, gae_lambda)[0]
+        return advantage, advantage + data["value"]
+
+    return patch.object(rl2_ppo, "advantages_and_returns", cut)
+
+
+def input_without(part):
+    """The agent does not see its previous action, reward or end of episode."""
+
+    def encode(agent, obs, prev_action, prev_reward, prev_done, first):
+        x = ENCODE(agent, obs, prev_action, prev_reward, prev_done, first)
+        start = {"action": agent.obs_size, "reward": -2, "done": -1}[part]
+        stop = {"action": -2, "reward": -1, "done": None}[part]
+        x[:, start:stop] = 0
+        return x
+
+    return patch.object(rl2_ppo.Agent, "encode", encode)
+
+
+def memory_gate_unbiased():
+    def init(agent, observation_space, action_space, args):
+        INIT(agent, observation_space, action_space, args)
+        agent.trunk.bias_hh_l0.data[args.hidden_size : 2 * args.hidden_size] -= 1
+
+    return patch.object(rl2_ppo.Agent, "__init__", init)
+
+
+FORWARD, ENCODE, INIT = rl2_ppo.Agent.forward, rl2_ppo.Agent.encode, rl2_ppo.Agent.__init__
+GAE, NOTHING = rl2_ppo.advantages_and_returns, contextlib.nullcontext
+
+ABLATIONS = {
+    "bandit, 5 arms, 10 pulls, 4 M steps": [
+        ("base: the defaults", BANDIT, NOTHING),
+        ("memory reset with every episode", BANDIT, memory_reset_with_every_episode),
+        ("GAE cut at every episode", BANDIT, gae_cut_at_every_episode),
+        ("input without the previous action", BANDIT, lambda: input_without("action")),
+        ("input without the previous reward", BANDIT, lambda: input_without("reward")),
+        ("--gae-lambda 0.95", BANDIT | {"gae_lambda": 0.95}, NOTHING),
+        ("--no-norm-adv", BANDIT | {"norm_adv": False}, NOTHING),
+        ("--no-anneal-lr", BANDIT | {"anneal_lr": False}, NOTHING),
+        ("--learning-rate 3e-4", BANDIT | {"learning_rate": 3e-4}, NOTHING),
+        ("--update-epochs 8", BANDIT | {"update_epochs": 8}, NOTHING),
+    ],
+    "MDP, 10 episodes, 20 M steps": [
+        ("base: the published row's settings, shortened", MDP, NOTHING),
+        ("constant --gamma 0.95", MDP | {"gamma_start": None}, NOTHING),
+        ("from rewards instead of regret", MDP | {"learn_from_regret": False}, NOTHING),
+        ("--ent-coef 0", MDP | {"ent_coef": 0.0}, NOTHING),
+        ("--num-minibatches 4", MDP | {"num_minibatches": 4}, NOTHING),
+        ("--learning-rate 1e-3", MDP | {"learning_rate": 1e-3}, NOTHING),
+        ("--cell gru", MDP | {"cell": "gru"}, NOTHING),
+        ("memory gate not biased", MDP, memory_gate_unbiased),
+        ("--no-amp", MDP | {"amp": False}, NOTHING),
+    ],
+}
+
+
+def run(settings, change):
+    """Return, standard error and seconds of one short training in a folder of its own."""
+    home = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder, change(), contextlib.redirect_stderr(io.StringIO()):
+        os.chdir(folder)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                result = rl2_ppo.train(rl2_ppo.Args(**settings))
+        finally:
+            os.chdir(home)
+    keys = {"return": "return_mean_pseudo", "stderr": "return_stderr_pseudo", "seconds": "wall_seconds"}
+    return {name: result[key] for name, key in keys.items()}
+
+
+def main(only=""):
+    path = ROOT / "benchmark" / "results" / "ablations.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for group, entries in ABLATIONS.items():
+        for name, settings, change in entries:
+            if only in group and name not in results.get(group, {}):  # an interrupted benchmark goes on
+                results.setdefault(group, {})[name] = run(settings, change)
+                print(f"{group}: {name}: {results[group][name]}", flush=True)
+                path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
