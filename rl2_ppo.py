@@ -153,11 +153,11 @@ class Agent(nn.Module):
     def encode(self, obs, prev_action, prev_reward, prev_done, first):
         """The input x_t [N, obs + action + 2]; `first` is true in the first step of a trial, which nothing precedes."""
         if isinstance(self.observation_space, Discrete):
-            obs = nn.functional.one_hot(obs, self.obs_size)
+            obs = obs[:, None] == torch.arange(self.obs_size, device=first.device)  # one-hot
         elif self.args.norm_obs:
-            obs = self.obs_norm(obs).clamp(-10, 10)
+            obs = self.obs_norm(obs.float()).clamp(-10, 10)
         if isinstance(self.action_space, Discrete):
-            prev_action = nn.functional.one_hot(prev_action, self.action_size)
+            prev_action = prev_action[:, None] == torch.arange(self.action_size, device=first.device)
         prev = torch.cat([prev_action.float(), prev_reward[:, None].float(), prev_done[:, None].float()], dim=1)
         return torch.cat([obs.float(), torch.where(first, 0.0, prev)], dim=1)
 
@@ -403,7 +403,7 @@ def train(args, signals=()):
         if not np.isfinite(list(logs.values())).all():
             raise ValueError(f"Not finite in iteration {iteration}: {logs}. Lower --learning-rate and --resume.")
         if args.norm_obs:  # after the update, whose inputs have to be those of the rollout
-            agent.obs_norm.train()(data["obs"][valid])
+            agent.obs_norm.train()(data["obs"][valid].float())
         if args.norm_reward:
             agent.return_norm.train()((data["returns"] * scale)[valid][:, None])
         agent.eval()

@@ -75,6 +75,28 @@ def table(prefix):
     return "\n".join(lines)
 
 
+def ablations():
+    """The ablations as markdown tables."""
+    lines = []
+    for group, entries in json.loads((RESULTS / "ablations.json").read_text()).items():
+        lines += ["", f"**{group}**", "", "| change | held-out return | seconds |", "|---|---|---|"]
+        for name, row in entries.items():
+            lines.append(f"| {name} | {row['return']:.2f} ± {row['stderr']:.2f} | {row['seconds']:.0f} |")
+    return "\n".join(lines[1:])
+
+
+def speed():
+    """The speeds as a markdown table."""
+    lines = ["| what | steps per second | rollout's share | recurrent kernel's share |", "|---|---|---|---|"]
+    for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
+        if isinstance(row, dict):
+            shares = f"{row['rollout_share']:.0%} | {row['kernel_share']:.0%}"
+            lines.append(f"| {name} | {row['steps_per_second']:,.0f} | {shares} |")
+        elif isinstance(row, float):
+            lines.append(f"| {name} | {row:,.0f} | | |")
+    return "\n".join(lines)
+
+
 def fill(page, marker, text):
     """Replaces what stands between the marks of a page."""
     path = ROOT / page
@@ -87,6 +109,10 @@ def main():
         plot(*row)
     for page, prefix in (("README.md", ""), ("docs/rl2_ppo.md", "../")):
         fill(page, "results", table(prefix))
+    fill("docs/rl2_ppo.md", "ablations", ablations())
+    fill("docs/rl2_ppo.md", "speed", speed())
+    curves = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in rows()]
+    fill("docs/rl2_ppo.md", "curves", "\n\n".join(curves))
 
 
 if __name__ == "__main__":

@@ -342,7 +342,7 @@ def test_act_is_the_policy_of_the_rollout():
     torch.manual_seed(3)
     obs, _ = env.reset(seed=0, options={"tasks": tasks})
     state = agent.initial_state(30)
-    action, reward, done = np.ones(30, dtype=int), np.ones(30), np.ones(30, dtype=bool)  # ignored in the first step
+    action, reward, done = np.full(30, -1.0), np.full(30, np.nan), np.ones(30)  # ignored in the first step
     for t in range(10):
         action, state = agent.act(obs, action, reward, done, state)
         assert (action == expected["action"][t]).all()
