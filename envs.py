@@ -19,11 +19,18 @@ Where a task's optimum is known, `info["regret"]` [N] is V*(s) - Q*(s, a) >= 0 o
     Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400, section 5.3 (2D navigation)
 """
 
+import importlib.util
+import os
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+
+
+class UsageError(ValueError):
+    """A mistake in what the user asked for, told in one sentence: what is wrong and what is allowed."""
 
 
 class TaskVectorEnv(VectorEnv):
@@ -38,9 +45,9 @@ class TaskVectorEnv(VectorEnv):
 
     def __init__(self, num_envs, horizon, observation_space, action_space):
         if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise ValueError(f"num_envs must be a positive whole number, got {num_envs!r}.")
+            raise UsageError(f"num_envs must be a positive whole number, got {num_envs!r}.")
         if not isinstance(horizon, (int, np.integer)) or horizon < 1:
-            raise ValueError(f"horizon must be a positive whole number of steps, got {horizon!r}.")
+            raise UsageError(f"horizon must be a positive whole number of steps, got {horizon!r}.")
         self.num_envs, self.horizon, self.tasks, self._tasks_named = int(num_envs), int(horizon), None, False
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
@@ -55,7 +62,7 @@ class TaskVectorEnv(VectorEnv):
         held-out tasks, so that they do not depend on what the environment has drawn before.
         """
         if not isinstance(num_tasks, (int, np.integer)) or num_tasks < 1:
-            raise ValueError(f"num_tasks must be a positive whole number, got {num_tasks!r}.")
+            raise UsageError(f"num_tasks must be a positive whole number, got {num_tasks!r}.")
         return self._draw(int(num_tasks), self.np_random if rng is None else rng)
 
     def reset(self, *, seed=None, options=None):
@@ -63,11 +70,11 @@ class TaskVectorEnv(VectorEnv):
 
         `options={"tasks": tasks}` gives each sub-environment its task, which it keeps from then on. As long as no
         tasks have been named the environment draws its own, anew whenever it is seeded, so that a seed alone fixes
-        everything that follows. Raises ValueError for tasks of the wrong number, shape or range.
+        everything that follows. Raises UsageError for tasks of the wrong number, shape or range.
         """
         super().reset(seed=seed)
         if options is not None and set(options) - {"tasks"}:
-            raise ValueError(f"reset knows the option 'tasks', got {sorted(set(options) - {'tasks'})}.")
+            raise UsageError(f"reset knows the option 'tasks', got {sorted(set(options) - {'tasks'})}.")
         if options is not None and "tasks" in options:
             tasks = np.asarray(options["tasks"])
             example = self._draw(1, np.random.default_rng(0))
@@ -75,7 +82,7 @@ class TaskVectorEnv(VectorEnv):
             if tasks.shape != shape or tasks.dtype.names != fields:
                 kind = "an array" if fields is None else f"a structured array with fields {fields}"
                 got = f"shape {tasks.shape}" + (f" and fields {tasks.dtype.names}" if fields else "")
-                raise ValueError(f"tasks must be {kind} of shape {shape} (one per sub-environment), got {got}.")
+                raise UsageError(f"tasks must be {kind} of shape {shape} (one per sub-environment), got {got}.")
             self._check_tasks(tasks)
             self.tasks, self._tasks_named = tasks.astype(example.dtype), True
             self._set_tasks(self.tasks)
@@ -90,10 +97,10 @@ class TaskVectorEnv(VectorEnv):
     def step(self, actions):
         """Takes one action per sub-environment: (observations, rewards [N], terminated [N], truncated [N], info).
 
-        Raises ValueError before the first `reset` and for actions of the wrong shape, type or range.
+        Raises UsageError before the first `reset` and for actions of the wrong shape, type or range.
         """
         if self._needs_reset:
-            raise ValueError("Call reset() before the first step().")
+            raise UsageError("Call reset() before the first step().")
         reward, terminated, info = self._advance(self._check_actions(actions))
         self._steps += 1
         truncated = (self._steps >= self.horizon) & ~terminated
@@ -107,16 +114,16 @@ class TaskVectorEnv(VectorEnv):
     def _check_actions(self, actions):
         actions, space = np.asarray(actions), self.single_action_space
         if actions.shape != self.action_space.shape:
-            raise ValueError(f"actions must have shape {self.action_space.shape}, got {actions.shape}.")
+            raise UsageError(f"actions must have shape {self.action_space.shape}, got {actions.shape}.")
         if isinstance(space, Box):
             if not np.isfinite(actions).all():
-                raise ValueError(f"actions must be finite numbers, got {actions[~np.isfinite(actions)][0]}.")
+                raise UsageError(f"actions must be finite numbers, got {actions[~np.isfinite(actions)][0]}.")
             return actions.clip(space.low, space.high)  # as the papers' environments do: a policy may command more
         if actions.dtype.kind not in "iu":
-            raise ValueError(f"actions must be whole numbers (an integer array), got {actions.dtype}.")
+            raise UsageError(f"actions must be whole numbers (an integer array), got {actions.dtype}.")
         if actions.min() < 0 or actions.max() >= space.n:
             worst = actions.min() if actions.min() < 0 else actions.max()
-            raise ValueError(f"actions must lie in 0 .. {space.n - 1}, got {worst}.")
+            raise UsageError(f"actions must lie in 0 .. {space.n - 1}, got {worst}.")
         return actions
 
 
@@ -128,7 +135,7 @@ class Bandit(TaskVectorEnv):
 
     def __init__(self, num_envs=1, num_arms=5):
         if not isinstance(num_arms, (int, np.integer)) or num_arms < 1:
-            raise ValueError(f"num_arms must be a positive whole number, got {num_arms!r}.")
+            raise UsageError(f"num_arms must be a positive whole number, got {num_arms!r}.")
         super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms))
         self.num_arms = int(num_arms)
         self._row = np.arange(num_envs) * self.num_arms  # where sub-environment n's arms begin in the flat table
@@ -142,7 +149,7 @@ class Bandit(TaskVectorEnv):
 
     def _check_tasks(self, tasks):
         if not ((tasks >= 0) & (tasks <= 1)).all():
-            raise ValueError("tasks must be arm means between 0 and 1.")
+            raise UsageError("tasks must be arm means between 0 and 1.")
 
     def _set_tasks(self, tasks):
         self._best = tasks.max(axis=1)  # [N]
@@ -169,7 +176,7 @@ class TabularMDP(TaskVectorEnv):
     def __init__(self, num_envs=1, num_states=10, num_actions=5, horizon=10):
         for name, value in (("num_states", num_states), ("num_actions", num_actions)):
             if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+                raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
         super().__init__(num_envs, horizon, Discrete(num_states), Discrete(num_actions))
         self.num_states, self.num_actions = int(num_states), int(num_actions)
         self._first = np.arange(num_envs) * self.num_states * self.num_actions
@@ -185,8 +192,12 @@ class TabularMDP(TaskVectorEnv):
 
     def _check_tasks(self, tasks):
         transitions, rewards = tasks["transitions"], tasks["rewards"]
+        size = (self.num_states, self.num_actions)
+        if transitions.shape[1:] != (*size, self.num_states) or rewards.shape[1:] != size:
+            sizes = f"{transitions.shape[1:]} and {rewards.shape[1:]}"
+            raise UsageError(f"tasks must hold tables of {(*size, self.num_states)} and {size}, got {sizes}.")
         if not ((transitions >= 0).all() and np.allclose(transitions.sum(axis=-1), 1) and np.isfinite(rewards).all()):
-            raise ValueError("tasks must hold transition probabilities that sum to 1 and finite mean rewards.")
+            raise UsageError("tasks must hold transition probabilities that sum to 1 and finite mean rewards.")
 
     def _set_tasks(self, tasks):
         num_rows = self.num_envs * self.num_states * self.num_actions
@@ -261,7 +272,7 @@ class Navigation2D(TaskVectorEnv):
 
     def _check_tasks(self, tasks):
         if not np.isfinite(tasks).all():
-            raise ValueError("tasks must be goals with finite coordinates.")
+            raise UsageError("tasks must be goals with finite coordinates.")
 
     def _set_tasks(self, tasks):
         pass
@@ -298,9 +309,9 @@ class BatchedTasks(gym.vector.VectorWrapper):
         self._example, self._rng = gym.make(env_id, **kwargs), np.random.default_rng()
         self.horizon, self.tasks, self._tasks_named = self._example.spec.max_episode_steps, None, False
         if not hasattr(self._example.unwrapped, "sample_task"):
-            raise ValueError(f"{env_id} needs a method sample_task(rng) that draws a task, to serve as a distribution.")
+            raise UsageError(f"{env_id} needs a method sample_task(rng) that draws a task, to serve as a distribution.")
         if self.horizon is None:
-            raise ValueError(f"{env_id} needs a time limit: register it with max_episode_steps.")
+            raise UsageError(f"{env_id} needs a time limit: register it with max_episode_steps.")
 
     def sample_tasks(self, num_tasks, rng=None):
         """As `TaskVectorEnv.sample_tasks`."""
@@ -309,16 +320,25 @@ class BatchedTasks(gym.vector.VectorWrapper):
 
     def reset(self, *, seed=None, options=None):
         """As `TaskVectorEnv.reset`; sub-environment i is seeded with seed + i."""
+        if options is not None and set(options) - {"tasks"}:
+            raise UsageError(f"reset knows the option 'tasks', got {sorted(set(options) - {'tasks'})}.")
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         if options is not None and "tasks" in options:
             if len(options["tasks"]) != self.num_envs:
-                raise ValueError(f"tasks must number {self.num_envs}, one per sub-environment.")
+                raise UsageError(f"tasks must number {self.num_envs}, one per sub-environment.")
             self.tasks, self._tasks_named = np.asarray(options["tasks"]), True
         elif self.tasks is None or (seed is not None and not self._tasks_named):
             self.tasks = self.sample_tasks(self.num_envs)
         self.env.set_attr("task", list(self.tasks))
         return self.env.reset(seed=seed)
+
+    def step(self, actions):
+        """As `TaskVectorEnv.step`: `info["regret"]` is that of the step taken, where an episode ended too."""
+        obs, reward, terminated, truncated, info = self.env.step(actions)
+        if "regret" in (final := info.get("final_info", {})):
+            info["regret"] = np.where(info["_final_info"], final["regret"], info.get("regret", 0.0))
+        return obs, reward, terminated, truncated, info
 
     def close(self, **kwargs):
         """Closes the batch and the example that draws the tasks."""
@@ -331,43 +351,59 @@ def make(env_id, num_envs=1, **kwargs):
 
     `env_id` is one of this module's ids or, for a task of your own, `package.module:MyTask-v0` (gymnasium's form): a
     registered vector environment with the methods above, or an ordinary `gymnasium.Env` with `sample_task(rng)` and
-    `reset(options={"task": task})`. `kwargs` go to its constructor. Raises ValueError with one clear sentence.
+    `reset(options={"task": task})`. `kwargs` go to its constructor. Raises UsageError, a ValueError,.
     """
+    if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+        raise UsageError(f"num_envs must be a positive whole number, got {num_envs!r}.")
     try:
         module, _, name = env_id.rpartition(":")
         if module:
             __import__(module)
         spec = gym.spec(name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"Cannot import the module of environment {env_id!r}: {error}.") from None
+        raise UsageError(f"Cannot import the module of environment {env_id!r}: {error}.") from None
     except gym.error.Error:
         known = ", ".join(ENVIRONMENTS)
-        raise ValueError(f"Unknown environment {env_id!r}: use one of {known}, or your own as module:id.") from None
+        raise UsageError(f"Unknown environment {env_id!r}: use one of {known}, or your own as module:id.") from None
     try:
         if spec.vector_entry_point is None:
             env = BatchedTasks(name, num_envs, **kwargs)
         else:
             env = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
     except TypeError as error:
-        raise ValueError(f"{env_id} does not take these arguments: {error}.") from None
+        if "argument" not in str(error):  # not about the arguments: a fault of the environment's own
+            raise
+        raise UsageError(f"{env_id} does not take these arguments: {error}.") from None
+    if not hasattr(env, "sample_tasks"):
+        raise UsageError(f"{env_id} needs a method sample_tasks(num_tasks, rng), to serve as a task distribution.")
     for name, space in (("observations", env.single_observation_space), ("actions", env.single_action_space)):
         if not isinstance(space, Discrete) and not (isinstance(space, Box) and len(space.shape) == 1):
-            raise ValueError(f"{env_id} has {name} {space}: they must be Discrete or a Box with one axis.")
-    if not hasattr(env, "sample_tasks"):
-        raise ValueError(f"{env_id} needs a method sample_tasks(num_tasks, rng), to serve as a task distribution.")
+            raise UsageError(f"{env_id} has {name} {space}: they must be Discrete or a Box with one axis.")
+        if isinstance(space, Discrete) and space.start != 0:
+            raise UsageError(f"{env_id} has {name} {space}: they must be numbered from 0.")
+    if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+        raise UsageError(f"{env_id} must reset its sub-environments in the step that ends their episode (SAME_STEP).")
     return env
 
 
 def check_arguments(args):
-    """Raises ValueError, one sentence, for a number in a script's `Args` dataclass that is out of range."""
+    """Raises UsageError, one sentence, for a number in a script's `Args` dataclass that is out of range."""
     may_be_zero = ("seed", "eval_seed", "gamma", "gamma_start", "gae_lambda", "ent_coef", "vf_coef")
     for name, number in vars(args).items():
         if type(number) in (int, float) and not (0 < number < np.inf or (number == 0 and name in may_be_zero)):
-            raise ValueError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
+            raise UsageError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
         if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction") and number is not None and number > 1:
-            raise ValueError(f"{name} must not exceed 1, got {number}.")
+            raise UsageError(f"{name} must not exceed 1, got {number}.")
+    if args.gamma_start is not None and args.gamma == 1:
+        raise UsageError("gamma must be below 1 where gamma_start is given: the steps looked ahead must be finite.")
+    if args.eval_trials < 2:
+        raise UsageError("eval_trials must be at least 2: a standard error takes two trials.")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        raise UsageError("track needs the package wandb: install it with pip install wandb.")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("This script runs in one process: start it with python, not with torchrun.")
     if args.num_minibatches > args.num_envs:
-        raise ValueError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
+        raise UsageError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
 
 
 ENVIRONMENTS = {"Bandit-v0": Bandit, "TabularMDP-v0": TabularMDP, "Navigation2D-v0": Navigation2D}

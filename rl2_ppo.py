@@ -1,9 +1,8 @@
 """RL^2 with PPO: a recurrent network learns to learn.
 
-A *trial* is a number of episodes in the same, unknown task. Beside the observation the agent sees its own previous
-action, reward and end of episode, and it keeps its memory over all episodes of the trial. To earn the most over whole
-trials the network has to find out which task it is in, and to use what it found: its hidden state becomes a learning
-algorithm, which an ordinary, slow reinforcement learner (PPO) tunes.
+A *trial* is some episodes in one unknown task. Beside the observation the agent sees its own previous action, reward
+and end of episode, and it keeps its memory over all episodes. To earn the most over whole trials it has to find out
+which task it is in, and to use that: its hidden state becomes a learning algorithm, which PPO, a slow one, tunes.
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]       input: zeros for a, r, d at the start of a trial        (section 2.2)
     h_t = GRU(x_t, h_{t-1})                      memory: zeros at the start of a trial, and nowhere else (section 2.2)
@@ -49,7 +48,7 @@ class Args:
     seed: int = 1
     """seed of the experiment"""
     torch_deterministic: bool = True
-    """if toggled, torch uses deterministic algorithms only"""
+    """if toggled, `torch.backends.cudnn.deterministic=True`"""
     cuda: bool = True
     """if toggled, cuda will be used where there is one"""
     track: bool = False
@@ -103,7 +102,7 @@ class Args:
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False
-    """Toggles division of training rewards by the running deviation of their discounted sum"""
+    """Toggles division of training rewards by the running deviation of the value function's targets"""
     amp: bool = False
     """if toggled, the recurrent network computes in bfloat16 (heads and losses stay in float32)"""
     grow_trials: bool = False
@@ -130,13 +129,12 @@ class Agent(nn.Module):
         self.args, self.observation_space, self.action_space = args, observation_space, action_space
         sizes = [int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in (observation_space, action_space)]
         self.obs_size, self.action_size = sizes
-        # Running mean and variance (momentum=None: of everything seen), part of the state_dict; used in eval mode.
+        # Running mean and variance, averaged over all batches they are called with: part of the state_dict.
         self.obs_norm, self.return_norm = (nn.BatchNorm1d(n, affine=False, momentum=None) for n in (sizes[0], 1))
-        self.eval()
         hidden, trunk = args.hidden_size, {"gru": nn.GRU, "lstm": nn.LSTM}[args.cell]
         self.trunk = trunk(self.obs_size + self.action_size + 2, hidden)
         nn.init.orthogonal_(self.trunk.weight_hh_l0)
-        self.trunk.bias_hh_l0.data[hidden : 2 * hidden] += 1  # the gate that keeps memory starts half open
+        self.trunk.bias_hh_l0.data[hidden : 2 * hidden] += 1  # the gate that keeps memory starts mostly open
         self.policy, self.value = nn.Linear(hidden, self.action_size), nn.Linear(hidden, 1)
         for layer, gain in ((self.policy, 0.01), (self.value, 1.0)):  # 0.01: the first policy is close to uniform
             nn.init.orthogonal_(layer.weight, gain)
@@ -155,7 +153,7 @@ class Agent(nn.Module):
         if isinstance(self.observation_space, Discrete):
             obs = obs[:, None] == torch.arange(self.obs_size, device=first.device)  # one-hot
         elif self.args.norm_obs:
-            obs = self.obs_norm(obs.float()).clamp(-10, 10)
+            obs = ((obs - self.obs_norm.running_mean) / (self.obs_norm.running_var + 1e-8).sqrt()).clamp(-10, 10)
         if isinstance(self.action_space, Discrete):
             prev_action = prev_action[:, None] == torch.arange(self.action_size, device=first.device)
         prev = torch.cat([prev_action.float(), prev_reward[:, None].float(), prev_done[:, None].float()], dim=1)
@@ -175,8 +173,8 @@ class Agent(nn.Module):
     def act(self, obs, prev_action, prev_reward, prev_done, state):
         """Actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
 
-        `state` is `initial_state(N)` in the first step of a trial, where nothing passed as `prev_...` makes a
-        difference, and what the last call returned in every other step, the first of a new episode included.
+        `state` is `initial_state(N)` in a trial's first step, where `prev_...` may be anything, and what the last call
+        returned in every other, the first of a new episode included.
         """
         memory, first = state
         inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
@@ -195,22 +193,22 @@ def rollout(agent, env, tasks, episodes, seed, random=False):
     """
     device = agent.value.weight.device
     obs, _ = env.reset(seed=seed, options={"tasks": tasks})
-    env.action_space.seed(seed)
+    env.action_space.seed(np.random.SeedSequence([3, seed]).generate_state(1).item())
     action = torch.as_tensor(np.zeros_like(env.action_space.sample()), device=device)
     reward, done = torch.zeros(2, env.num_envs, device=device)
     episode = torch.zeros(env.num_envs, dtype=torch.long, device=device)
     (memory, first), steps = agent.initial_state(env.num_envs), []
     while (episode < episodes).any():
-        obs = torch.as_tensor(obs, device=device)
+        obs = torch.tensor(obs, device=device)
         x = agent.encode(obs, action, reward, done, first)
         policy, value, memory = agent(x[None], memory)  # not reset here: memory is kept when an episode ends
         action = torch.as_tensor(env.action_space.sample(), device=device) if random else policy.sample()[0]
         step = {"x": x, "obs": obs, "action": action, "log_prob": policy.log_prob(action[None])[0], "value": value[0]}
         obs, reward, terminated, truncated, info = env.step(action.cpu().numpy())
-        reward = torch.as_tensor(reward, dtype=torch.float32, device=device)
+        reward = torch.tensor(reward, dtype=torch.float32, device=device)
         done = torch.as_tensor(terminated | truncated, device=device)
         if "regret" in info:
-            step["regret"] = torch.as_tensor(info["regret"], dtype=torch.float32, device=device)
+            step["regret"] = torch.tensor(info["regret"], dtype=torch.float32, device=device)
         steps.append(step | {"reward": reward, "episode": episode, "valid": episode < episodes})
         episode, first = episode + done, torch.zeros_like(first)
     return {key: torch.stack([step[key] for step in steps]) for key in steps[0]}  # [T, N, ...]
@@ -239,7 +237,7 @@ def ppo_loss(agent, batch, args, ent_coef):
     policy, value, _ = agent(batch["x"], agent.initial_state(batch["x"].shape[1])[0])
     log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
     ratio, advantage = log_ratio.exp(), batch["advantage"]
-    weight = batch["valid"] / batch["valid"].sum()  # [T, B]: sum(weight * ...) is the mean over the steps of trials
+    weight = batch["valid"].to(value.dtype) / batch["valid"].sum()  # [T, B]: sum(weight * ...) is a mean over steps
     if args.norm_adv:
         centered = advantage - (weight * advantage).sum()
         advantage = centered / ((weight * centered**2).sum().sqrt() + 1e-8)
@@ -279,14 +277,15 @@ def episode_returns(data, episodes):
 def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
     """One trial in each of `num_trials` held-out tasks, for the agent and for a random policy: the dict of eval.json.
 
-    Tasks come from a stream of random numbers of their own: the same for the same `seed`, however the agent was
-    trained. `return_mean_pseudo` estimates the same as `return_mean`, with far less noise, from what the environment
-    knows of its tasks: a policy's return is E[V*] per episode minus its regrets, on average.
+    Tasks come from their own stream of random numbers, fixed by `seed`. `return_mean_pseudo` estimates the same as
+    `return_mean` with far less noise: on average, a policy's return is E[V*] per episode minus its regrets.
     """
-    tasks = envs.make(env_id, 1, **env_kwargs).sample_tasks(num_trials, np.random.default_rng([1, seed]))
+    env, size = envs.make(env_id, 1, **env_kwargs), min(4000, agent.args.num_envs)
+    tasks = env.sample_tasks(num_trials, np.random.default_rng([1, seed]))
     returns, random_returns, regrets = [], [], []
-    for i in range(0, num_trials, 4000):
-        chunk = tasks[i : i + 4000]
+    for i in range(0, num_trials, size):
+        chunk = tasks[i : i + size]
+        env.close()
         env = envs.make(env_id, len(chunk), **env_kwargs)
         torch_seed, env_seed = np.random.SeedSequence([2, seed, i]).generate_state(2).tolist()
         torch.manual_seed(torch_seed)
@@ -295,7 +294,7 @@ def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
         data = rollout(agent, env, chunk, episodes_per_trial, env_seed)
         returns.append(episode_returns(data, episodes_per_trial))
         regrets.append((data.get("regret", data["valid"]) * data["valid"]).sum(0))
-        env.close()
+    env.close()
     by_episode, regret = (
         torch.cat(returns).double(),
         torch.cat(regrets).double(),
@@ -313,15 +312,15 @@ def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
 
 
 def read_checkpoint(path, device="cpu", needs=("agent", "args")):
-    """A checkpoint's contents; ValueError with one sentence for a file that is missing, damaged or another script's."""
+    """A checkpoint's contents; UsageError for a file that is missing, damaged or another script's."""
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved):
+        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved) and set(saved["args"]) == set(asdict(Args())):
             return saved
-        reason = f"is of {saved['algorithm']} and holds {', '.join(saved)}"
+        reason = f"is of {saved['algorithm']}, or of another version of it, and holds {', '.join(saved)}"
     except Exception as error:
         reason = f"cannot be read ({type(error).__name__})"
-    raise ValueError(f"{path} {reason}: what is needed is the checkpoint.pt of a run of {ALGORITHM}.")
+    raise envs.UsageError(f"{path} {reason}: what is needed is the checkpoint.pt of a run of {ALGORITHM}.")
 
 
 def load(checkpoint, device="cpu"):
@@ -357,12 +356,13 @@ def train(args, signals=()):
     agent = Agent(env.single_observation_space, env.single_action_space, args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     iteration, global_step, wall_seconds = 0, 0, 0.0
-    run_dir = Path("runs") / f"{args.env_id.replace(':', '_')}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    name = args.env_id.replace(":", "_").replace("/", "_")
+    run_dir = Path("runs") / f"{name}__{args.exp_name}__{args.seed}__{int(time.time())}"
     if args.resume:
         saved, run_dir = read_checkpoint(args.resume, device, ("agent", "optimizer")), Path(args.resume).parent
-        for name in ("env_id", "env_kwargs", "cell", "hidden_size"):
+        for name in ("env_id", "env_kwargs", "cell", "hidden_size", "norm_obs"):
             if saved["args"][name] != (value := getattr(args, name)):
-                raise ValueError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
+                raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
         agent.load_state_dict(saved["agent"])
         optimizer.load_state_dict(saved["optimizer"])
         iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
@@ -370,7 +370,7 @@ def train(args, signals=()):
         import wandb
 
         wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
-    writer = SummaryWriter(run_dir, purge_step=global_step)  # makes the folder
+    writer = SummaryWriter(run_dir, purge_step=global_step + 1, flush_secs=10)  # makes the folder
     (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
     start, first_step, last_save = time.time() - wall_seconds, global_step, time.time()
 
@@ -394,19 +394,18 @@ def train(args, signals=()):
         torch.manual_seed(torch_seed)
         data = rollout(agent, env, env.sample_tasks(num_envs, np.random.default_rng(task_seed)), episodes, env_seed)
         if args.learn_from_regret and "regret" not in data:
-            raise ValueError(f"{args.env_id} does not report regret: train it without --learn-from-regret.")
-        scale = agent.return_norm.running_var.sqrt() if args.norm_reward else 1.0
+            raise envs.UsageError(f"{args.env_id} does not report regret: train it without --learn-from-regret.")
+        scale = (agent.return_norm.running_var + 1e-8).sqrt() if args.norm_reward else 1.0
         data["signal"] = (-data["regret"] if args.learn_from_regret else data["reward"]) / scale
         data["advantage"], data["returns"] = advantages_and_returns(data, gamma, args.gae_lambda)
         logs = update(agent, optimizer, data, args, ent_coef)
         iteration, global_step, valid = iteration + 1, global_step + int(data["valid"].sum()), data["valid"]
         if not np.isfinite(list(logs.values())).all():
-            raise ValueError(f"Not finite in iteration {iteration}: {logs}. Lower --learning-rate and --resume.")
-        if args.norm_obs:  # after the update, whose inputs have to be those of the rollout
-            agent.obs_norm.train()(data["obs"][valid].float())
+            raise envs.UsageError(f"Not finite in iteration {iteration}: {logs}. Lower --learning-rate and --resume.")
+        if args.norm_obs and isinstance(agent.observation_space, Box):
+            agent.obs_norm(data["obs"][valid].float())  # after the update, which has to see the rollout's inputs
         if args.norm_reward:
-            agent.return_norm.train()((data["returns"] * scale)[valid][:, None])
-        agent.eval()
+            agent.return_norm((data["returns"] * scale)[valid][:, None])
         unexplained = (data["returns"] - data["value"])[valid].var() / data["returns"][valid].var()
         returns = episode_returns(data, episodes).mean(0).tolist()
         charts = {f"return_episode_{i}": number for i, number in enumerate(returns, 1)} | {"trial_return": sum(returns)}
@@ -420,17 +419,16 @@ def train(args, signals=()):
         if time.time() - last_save > args.checkpoint_seconds:
             checkpoint()
             last_save = time.time()
-    bar.close()
-    env.close()
+    for finished in (bar, env, writer):
+        finished.close()
     checkpoint()
     if signals:
         print(f"Stopped at step {global_step}. To go on: python {sys.argv[0]} --resume {run_dir / 'checkpoint.pt'}")
         sys.exit(128 + signals[0])
-    result = evaluate(agent, args.env_id, args.env_kwargs, args.episodes_per_trial, args.eval_trials, args.eval_seed)
-    run = {"env_id": args.env_id, "env_kwargs": args.env_kwargs, "algorithm": ALGORITHM, "seed": args.seed}
-    result = run | {"global_step": global_step, "wall_seconds": time.time() - start} | result
+    result = {"env_id": args.env_id, "env_kwargs": args.env_kwargs, "algorithm": ALGORITHM, "seed": args.seed}
+    result |= {"global_step": global_step, "wall_seconds": time.time() - start}
+    result |= evaluate(agent, args.env_id, args.env_kwargs, args.episodes_per_trial, args.eval_trials, args.eval_seed)
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    writer.close()
     print(f"{global_step} steps in {result['wall_seconds']:.0f} s; then one trial in {args.eval_trials} new tasks:")
     for name in ("random_return_mean", "return_mean", "return_stderr", "return_mean_pseudo", "return_stderr_pseudo"):
         print(f"  {name:22}{result.get(name, float('nan')):8.3f}")
@@ -444,7 +442,9 @@ if __name__ == "__main__":
         signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
     try:
         if args.resume:  # the run's own arguments, where the command line has no others
-            args = tyro.cli(Args, default=Args(**read_checkpoint(args.resume)["args"]))
+            saved = read_checkpoint(args.resume)["args"]
+            args = tyro.cli(Args, default=Args(**saved | {"env_kwargs": {}}))
+            args.env_kwargs = args.env_kwargs or saved["env_kwargs"]
         train(args, signals)
-    except ValueError as error:
+    except envs.UsageError as error:
         sys.exit(f"error: {error}")

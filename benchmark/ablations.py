@@ -30,16 +30,13 @@ MDP |= {"eval_trials": 4000}
 
 
 def memory_reset_with_every_episode():
-    """The mistake of many implementations: each episode starts from an empty memory (and, with it, no history)."""
+    """The mistake of many implementations: each episode starts from an empty memory and an empty history."""
 
-    def forward(agent, x, memory):
-        agent_forward = FORWARD
-        if len(x) == 1:  # a step of a rollout: a bandit's every step begins an episode
-            return agent_forward(agent, x, agent.initial_state(x.shape[1])[0])
+    def forward(agent, x, memory):  # every step of a bandit begins an episode
         num_steps, num_trials = x.shape[:2]
-        policy, value, memory = agent_forward(
-            agent, x.reshape(1, num_steps * num_trials, -1), agent.initial_state(num_steps * num_trials)[0]
-        )
+        x = torch.cat([x[..., : agent.obs_size], torch.zeros_like(x[..., agent.obs_size :])], dim=-1)
+        empty = agent.initial_state(num_steps * num_trials)[0]
+        policy, value, _ = FORWARD(agent, x.reshape(1, num_steps * num_trials, -1), empty)
         logits = policy.logits.reshape(num_steps, num_trials, -1)
         return torch.distributions.Categorical(logits=logits), value.reshape(num_steps, num_trials), memory
 
@@ -61,14 +58,15 @@ def gae_cut_at_every_episode():
     return patch.object(rl2_ppo, "advantages_and_returns", cut)
 
 
-def input_without(part):
-    """The agent does not see its previous action, reward or end of episode."""
+def input_without(*parts):
+    """The agent does not see its previous action, or reward, or either."""
 
     def encode(agent, obs, prev_action, prev_reward, prev_done, first):
         x = ENCODE(agent, obs, prev_action, prev_reward, prev_done, first)
-        start = {"action": agent.obs_size, "reward": -2, "done": -1}[part]
-        stop = {"action": -2, "reward": -1, "done": None}[part]
-        x[:, start:stop] = 0
+        if "action" in parts:
+            x[:, agent.obs_size : -2] = 0
+        if "reward" in parts:
+            x[:, -2] = 0
         return x
 
     return patch.object(rl2_ppo.Agent, "encode", encode)
@@ -90,9 +88,11 @@ ABLATIONS = {
         ("base: the defaults", BANDIT, NOTHING),
         ("memory reset with every episode", BANDIT, memory_reset_with_every_episode),
         ("GAE cut at every episode", BANDIT, gae_cut_at_every_episode),
+        ("input without previous action and reward", BANDIT, lambda: input_without("action", "reward")),
         ("input without the previous action", BANDIT, lambda: input_without("action")),
         ("input without the previous reward", BANDIT, lambda: input_without("reward")),
         ("--gae-lambda 0.95", BANDIT | {"gae_lambda": 0.95}, NOTHING),
+        ("--ent-coef 0", BANDIT | {"ent_coef": 0.0}, NOTHING),
         ("--no-norm-adv", BANDIT | {"norm_adv": False}, NOTHING),
         ("--no-anneal-lr", BANDIT | {"anneal_lr": False}, NOTHING),
         ("--learning-rate 3e-4", BANDIT | {"learning_rate": 3e-4}, NOTHING),

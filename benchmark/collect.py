@@ -62,9 +62,10 @@ def curve(run):
 def main(run, name):
     run, target = Path(run), ROOT / "benchmark" / "results" / name
     target.mkdir(parents=True, exist_ok=True)
-    for file in ("eval.json", "args.json", "agent.pt"):
+    for file in ("eval.json", "agent.pt"):
         shutil.copy(run / file, target / file)
-    args = json.loads((run / "args.json").read_text())
+    args = json.loads((run / "args.json").read_text()) | {"resume": None}
+    (target / "args.json").write_text(json.dumps(args, indent=2) + "\n")
     script = json.loads((run / "eval.json").read_text())["algorithm"]
     (target / "command.txt").write_text(command(script, args) + "\n")
     header, rows = curve(run)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-TINY = "--num-envs 16 --num-minibatches 2 --hidden-size 8 --eval-trials 50".split()
+TINY = "--num-envs 16 --num-minibatches 2 --hidden-size 8 --eval-trials 50 --no-cuda".split()
 
 
 def run(*arguments, cwd, **kwargs):
@@ -64,6 +64,17 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     assert len(list(tmp_path.glob("runs/*"))) == 1
 
 
+def test_resume_takes_the_runs_env_kwargs_with_and_without_the_flag(tmp_path):
+    done = run(*TINY, "--total-timesteps", 320, "--env-kwargs", "num_arms", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    for more in ([], ["--env-kwargs", "num_arms", 3]):
+        done = run("--resume", checkpoint, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = run("--resume", checkpoint, "--env-kwargs", "num_arms", 4, cwd=tmp_path)
+    assert done.returncode == 1 and "not {'num_arms': 4}" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A good checkpoint, and bad ones: truncated, no checkpoint at all, of another script, one that would run code."""
@@ -76,6 +87,8 @@ def checkpoints(tmp_path_factory):
     (folder / "truncated.pt").write_bytes(good.read_bytes()[:2000])
     (folder / "text.pt").write_text("not a checkpoint")
     torch.save(torch.load(good, weights_only=True) | {"algorithm": "snail_ppo"}, folder / "snail.pt")
+    saved = torch.load(good, weights_only=True)
+    torch.save(saved | {"args": saved["args"] | {"an_argument_of_old": 1}}, folder / "old.pt")
 
     class Evil:
         def __reduce__(self):
@@ -106,6 +119,9 @@ def checkpoints(tmp_path_factory):
         ("--gamma-start -0.1", "gamma_start must be at least 0"),
         ("--ent-coef -1", "ent_coef must be at least 0"),
         ("--num-minibatches 99999", "must not exceed num_envs"),
+        ("--gamma 1 --gamma-start 0.5", "gamma must be below 1"),
+        ("--eval-trials 1", "eval_trials must be at least 2"),
+        ("--track", "pip install wandb"),
         ("--env-id Navigation2D-v0 --learn-from-regret", "does not report regret"),
         ("--resume nowhere.pt", "nowhere.pt cannot be read (FileNotFoundError)"),
         ("--resume {}", "cannot be read (IsADirectoryError)"),
@@ -116,6 +132,8 @@ def checkpoints(tmp_path_factory):
         ("--resume {}/agent.pt", "what is needed is the checkpoint.pt of a run"),
         ("--resume {}/good.pt --env-id TabularMDP-v0", "was trained with env_id 'Bandit-v0', not 'TabularMDP-v0'"),
         ("--resume {}/good.pt --env-kwargs num_arms 3", "was trained with env_kwargs {}, not {'num_arms': 3}"),
+        ("--resume {}/good.pt --norm-obs", "was trained with norm_obs False, not True"),
+        ("--resume {}/old.pt", "another version"),
         ("--resume {}/good.pt --hidden-size 9", "was trained with hidden_size 8, not 9"),
         ("--resume {}/good.pt --cell lstm", "was trained with cell 'gru', not 'lstm'"),
     ],

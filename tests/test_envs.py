@@ -329,7 +329,8 @@ def test_bad_arguments_are_one_clear_sentence(call, words):
         ("Bandit-v0", np.full((2, 5), np.nan)),
         ("TabularMDP-v0", np.zeros((2, 10, 5))),
         ("TabularMDP-v0", np.zeros(2, dtype=[("transitions", float, (10, 5, 10)), ("rewards", float, (10, 5))])),
-        ("TabularMDP-v0", np.zeros(2, dtype=[("transitions", float, (9, 5, 9)), ("rewards", float, (9, 5))])),
+        ("TabularMDP-v0", envs.make("TabularMDP-v0", num_states=9).sample_tasks(2)),
+        ("TabularMDP-v0", envs.make("TabularMDP-v0", num_actions=1).sample_tasks(2)),
         ("Navigation2D-v0", np.zeros((2, 3))),
         ("Navigation2D-v0", np.full((2, 2), np.inf)),
     ],
@@ -384,7 +385,7 @@ class Corridor(gym.Env):
     def step(self, action):
         self.cell = int(np.clip(self.cell + 2 * action - 1, 0, 4))
         at_goal = self.cell == self.goal
-        return self.cell, float(at_goal), bool(at_goal), False, {}
+        return self.cell, float(at_goal), bool(at_goal), False, {"regret": 0.5 + action}
 
 
 gym.register("Corridor-v0", entry_point=Corridor, max_episode_steps=6)
@@ -402,7 +403,53 @@ def test_single_environments_become_a_batch_of_tasks(vectorization_mode):
         obs, reward, terminated, truncated, info = env.step(np.array([1, 1]))
         assert terminated.tolist() == [t % 2 == 1, False] and reward.tolist() == [t % 2, 0]
         assert truncated.tolist() == [False, t == 5]
+        assert info["regret"].tolist() == [1.5, 1.5]
         assert obs[0] == (3 if t % 2 == 0 else 2)
     with pytest.raises(ValueError, match="number 2"):
         env.reset(options={"tasks": np.array([1])})
+    with pytest.raises(ValueError, match="option"):
+        env.reset(options={"tsks": np.array([1, 1])})
     env.close()
+
+
+class NextStep(envs.Bandit):
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+
+class FromOne(envs.Bandit):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.single_action_space = gym.spaces.Discrete(5, start=1)
+
+
+class Image(envs.Bandit):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.single_observation_space = gym.spaces.Box(0, 1, (3, 4))
+
+
+class Faulty(envs.Bandit):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.x = None + 1
+
+
+@pytest.mark.parametrize(
+    "entry_point, words", [(NextStep, "SAME_STEP"), (FromOne, "numbered from 0"), (Image, "Box with one axis")]
+)
+def test_vector_environments_that_would_be_misread_are_refused(entry_point, words):
+    gym.register("Own-v0", vector_entry_point=entry_point)
+    try:
+        with pytest.raises(envs.UsageError, match=words):
+            envs.make("Own-v0")
+    finally:
+        del gym.registry["Own-v0"]
+
+
+def test_a_fault_in_a_users_environment_keeps_its_traceback():
+    gym.register("Own-v0", vector_entry_point=Faulty)
+    try:
+        with pytest.raises(TypeError, match="unsupported operand"):
+            envs.make("Own-v0")
+    finally:
+        del gym.registry["Own-v0"]

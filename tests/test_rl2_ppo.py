@@ -136,8 +136,7 @@ def test_every_ratio_is_one_before_the_first_gradient_step(env_id, cell):
         env = envs.make(env_id, 40)
         tasks = env.sample_tasks(40, np.random.default_rng(0))
     agent = make_agent(env, cell=cell, norm_obs=True)
-    agent.obs_norm.train()(torch.randn(100, agent.obs_size))
-    agent.eval()
+    agent.obs_norm(torch.randn(100, agent.obs_size))
     data = rollout(agent, env, tasks, 4, 0)
     trials = torch.tensor([3, 17, 5])  # a minibatch, in an order of its own
     policy, value, _ = agent(data["x"][:, trials], agent.initial_state(3)[0])
@@ -156,13 +155,54 @@ def test_ratio_with_amp_is_one_up_to_bfloat16():
     assert (ratio - 1).abs().mean() < 2e-3
 
 
-def test_learning_from_regret_changes_the_signal_and_not_the_input():
+def test_what_is_trained_on_and_what_is_seen(tmp_path, monkeypatch):
+    """Minus the regret or the reward, scaled after the first iteration, is the signal; the input is the reward."""
+    monkeypatch.chdir(tmp_path)
+    seen, original = [], rl2_ppo.advantages_and_returns
+
+    def spy(data, gamma, gae_lambda):
+        seen.append((data, original(data, gamma, gae_lambda)[1]))
+        return original(data, gamma, gae_lambda)
+
+    monkeypatch.setattr(rl2_ppo, "advantages_and_returns", spy)
+    rates, adam_step = [], torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), adam_step(self))
+    )
+    for from_regret in (False, True):
+        seen.clear()
+        args = {"total_timesteps": 96, "learn_from_regret": from_regret, "norm_reward": True, "cuda": False}
+        rl2_ppo.train(Args(num_envs=16, num_minibatches=1, episodes_per_trial=3, eval_trials=8, **args))
+        first, second = seen
+        key, sign = ("regret", -1) if from_regret else ("reward", 1)
+        for (data, _), scale in zip(seen, (1.0, (first[1].var() + 1e-8).sqrt()), strict=True):
+            torch.testing.assert_close(data["signal"], sign * data[key] / scale)
+            prev_reward = data["x"][1:, :, 1 + 5]
+            torch.testing.assert_close(prev_reward, data["reward"][:-1])
+        assert set(first[0]["reward"].unique().tolist()) == {0.0, 1.0}
+    assert rates == [5e-3] * 2 + [2.5e-3] * 2 + [5e-3] * 2 + [2.5e-3] * 2  # annealed: two iterations of two epochs
+
+
+def test_the_recurrent_kernel_stays_in_training_mode(tmp_path, monkeypatch):
+    """cuDNN refuses to go backward through a recurrent network in evaluation mode."""
+    monkeypatch.chdir(tmp_path)
+    modes, original = [], rl2_ppo.update
+
+    def spy(agent, *rest):
+        modes.append(agent.trunk.training)
+        return original(agent, *rest)
+
+    monkeypatch.setattr(rl2_ppo, "update", spy)
+    args = {"env_id": "Navigation2D-v0", "env_kwargs": {"horizon": 3}, "norm_obs": True, "norm_reward": True}
+    rl2_ppo.train(Args(num_envs=8, num_minibatches=1, episodes_per_trial=2, eval_trials=8, total_timesteps=96, **args))
+    assert modes == [True, True]
+
+
+def test_regret_is_that_of_the_arm_pulled():
     env, agent, tasks, data = make_data("Bandit-v0", 6)
     best = torch.as_tensor(tasks.max(axis=1))
     arm_mean = torch.as_tensor(tasks).gather(1, data["action"].T).T
     torch.testing.assert_close(data["regret"], (best - arm_mean).float())
-    prev_reward = data["x"][1:, :, agent.obs_size + agent.action_size]
-    torch.testing.assert_close(prev_reward, data["reward"][:-1])
 
 
 # --------------------------------------------------------------------------------------------------- loss and update
@@ -277,12 +317,11 @@ def test_normalisation_uses_the_moments_of_all_batches_so_far():
     agent, rng = make_agent(env, norm_obs=True), np.random.default_rng(0)
     batches = [rng.normal(5, [1, 30], (500, 2)).astype(np.float32) for _ in range(4)]
     for batch in batches:
-        agent.obs_norm.train()(torch.as_tensor(batch))
-    agent.eval()
+        agent.obs_norm(torch.as_tensor(batch))
     mean, var = np.mean(batches, axis=(0, 1)), np.mean([batch.var(0, ddof=1) for batch in batches], axis=0)
     obs = torch.tensor([[6.0, -40.0], [5.0, 1e6]])
     x = agent.encode(obs, torch.zeros(2, 2), torch.zeros(2), torch.zeros(2), torch.ones(2, 1, dtype=torch.bool))
-    np.testing.assert_allclose(x[:, :2], ((obs.numpy() - mean) / np.sqrt(var + 1e-5)).clip(-10, 10), rtol=1e-4)
+    np.testing.assert_allclose(x[:, :2], ((obs.numpy() - mean) / np.sqrt(var + 1e-8)).clip(-10, 10), rtol=1e-4)
 
 
 def test_schedule_of_the_levers():
@@ -352,7 +391,14 @@ def test_act_is_the_policy_of_the_rollout():
 
 # ------------------------------------------------------------------------------------------------------ checkpoints
 
-TINY = {"num_envs": 16, "num_minibatches": 2, "hidden_size": 8, "episodes_per_trial": 3, "eval_trials": 50}
+TINY = {
+    "num_envs": 16,
+    "num_minibatches": 2,
+    "hidden_size": 8,
+    "episodes_per_trial": 3,
+    "eval_trials": 50,
+    "cuda": False,
+}
 
 
 @pytest.fixture
