@@ -61,16 +61,20 @@ def plot(name, row, result, curve):
 
 def table(prefix):
     """The results as a markdown table; `prefix` leads from the page to the repository's root."""
-    lines = ["| task | held-out return | random | reference | minutes | command |", "|---|---|---|---|---|---|"]
+    lines = ["| task | held-out return | from sampled rewards | random | reference | minutes | command |"]
+    lines.append("|---|---|---|---|---|---|---|")
     for name, row, result, _ in rows():
         pseudo = "_pseudo" if "return_mean_pseudo" in result else ""
-        held_out = f"**{result['return_mean' + pseudo]:.2f}** ± {result['return_stderr' + pseudo]:.2f}"
+        digits = 3 if result["return_mean"] < 20 else 2
+        held_out = f"**{result['return_mean' + pseudo]:.{digits}f}** ± {result['return_stderr' + pseudo]:.{digits}f}"
+        sampled = f"{result['return_mean']:.{digits}f} ± {result['return_stderr']:.{digits}f}"
         references = ", ".join(f"{label} {value:.4g}" for label, value in row["references"].items())
-        command = (RESULTS / name / "command.txt").read_text().strip()
+        command = (RESULTS / name / "command.txt").read_text().strip().replace(" --save-model", "")
         minutes = f"{result['wall_seconds'] / 60:.1f}"
         link = f"[{row['title']}]({prefix}benchmark/results/{name})"
         lines.append(
-            f"| {link} | {held_out} | {result['random_return_mean']:.2f} | {references} | {minutes} | `{command}` |"
+            f"| {link} | {held_out} | {sampled} | {result['random_return_mean']:.2f} | {references} | {minutes} "
+            f"| `{command}` |"
         )
     return "\n".join(lines)
 
@@ -109,8 +113,8 @@ def main():
         plot(*row)
     for page, prefix in (("README.md", ""), ("docs/rl2_ppo.md", "../")):
         fill(page, "results", table(prefix))
+        fill(page, "speed", speed())
     fill("docs/rl2_ppo.md", "ablations", ablations())
-    fill("docs/rl2_ppo.md", "speed", speed())
     curves = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in rows()]
     fill("docs/rl2_ppo.md", "curves", "\n\n".join(curves))
 
