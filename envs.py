@@ -215,7 +215,7 @@ class TabularMDP(TaskVectorEnv):
             tasks = self._draw(1000, rng)
             values.append(plan(tasks["transitions"], tasks["rewards"], self.horizon)[0])
         values = np.concatenate(values)
-        return values.mean(), values.std() / len(values) ** 0.5
+        return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
     def _start(self, mask):
         if mask.all():
