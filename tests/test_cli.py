@@ -148,11 +148,11 @@ def test_bad_input_is_one_clear_sentence(arguments, words, checkpoints, tmp_path
 
 
 def test_readme_snippet(tmp_path):
-    """The README's ten lines run as they stand, and the agent it loads finds the good arm."""
+    """The README's ten lines run as they stand, and the agent that they load earns more from pull to pull."""
     readme = (ROOT / "README.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     done = subprocess.run([sys.executable, "-c", snippet], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    pulls = eval(done.stdout)
-    assert len(pulls) == 10 and all(0 <= arm < 5 and reward in (0, 1) for arm, reward in pulls)
-    assert len({arm for arm, _ in pulls}) > 1 and sum(reward for _, reward in pulls) >= 5
+    means = [float(line.split()[-1]) for line in done.stdout.splitlines()]
+    assert len(means) == 10
+    assert max(means) <= 0.9 and means[-1] > means[0] + 0.3  # random play earns 0.4 in every pull
