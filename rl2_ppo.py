@@ -67,7 +67,7 @@ class Args:
     """arguments of the environment, as in --env-kwargs num_arms 10"""
     episodes_per_trial: int = 10
     """episodes in a trial, over which memory is kept"""
-    total_timesteps: int = 16_000_000
+    total_timesteps: int = 10_000_000
     """total timesteps of the experiment"""
     num_envs: int = 4000
     """the number of parallel environments: one trial each makes a batch"""
@@ -85,7 +85,7 @@ class Args:
     """the lambda for the general advantage estimation"""
     num_minibatches: int = 8
     """the number of mini-batches (of whole trials)"""
-    update_epochs: int = 2
+    update_epochs: int = 4
     """the K epochs to update the policy"""
     norm_adv: bool = True
     """Toggles advantages normalization"""

@@ -22,11 +22,11 @@ sys.path.insert(0, str(ROOT))
 
 import rl2_ppo  # noqa: E402
 
-BANDIT = {"total_timesteps": 4_000_000, "eval_trials": 20_000}
+BANDIT = {"total_timesteps": 4_000_000, "update_epochs": 2, "eval_trials": 20_000}
 MDP = {"env_id": "TabularMDP-v0", "amp": True, "cell": "lstm", "hidden_size": 128, "num_envs": 1600}
 MDP |= {"num_minibatches": 32, "gamma_start": 0.0, "gamma": 0.95, "gae_lambda": 0.8, "ramp_fraction": 0.9}
 MDP |= {"learning_rate": 5e-3, "ent_coef": 0.1, "learn_from_regret": True, "total_timesteps": 12_000_000}
-MDP |= {"eval_trials": 4000}
+MDP |= {"eval_trials": 4000, "update_epochs": 2}
 
 
 def memory_reset_with_every_episode():
@@ -85,7 +85,7 @@ GAE, NOTHING = rl2_ppo.advantages_and_returns, contextlib.nullcontext
 
 ABLATIONS = {
     "bandit, 5 arms, 10 pulls, 4 M steps": [
-        ("base: the defaults", BANDIT, NOTHING),
+        ("base: the defaults, but 2 epochs", BANDIT, NOTHING),
         ("memory reset with every episode", BANDIT, memory_reset_with_every_episode),
         ("GAE cut at every episode", BANDIT, gae_cut_at_every_episode),
         ("input without previous action and reward", BANDIT, lambda: input_without("action", "reward")),

@@ -171,7 +171,8 @@ def test_what_is_trained_on_and_what_is_seen(tmp_path, monkeypatch):
     )
     for from_regret in (False, True):
         seen.clear()
-        args = {"total_timesteps": 96, "learn_from_regret": from_regret, "norm_reward": True, "cuda": False}
+        args = {"total_timesteps": 96, "update_epochs": 2, "norm_reward": True, "cuda": False}
+        args["learn_from_regret"] = from_regret
         rl2_ppo.train(Args(num_envs=16, num_minibatches=1, episodes_per_trial=3, eval_trials=8, **args))
         first, second = seen
         key, sign = ("regret", -1) if from_regret else ("reward", 1)
