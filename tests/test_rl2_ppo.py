@@ -395,6 +395,7 @@ def test_act_is_the_policy_of_the_rollout():
 TINY = {
     "num_envs": 16,
     "num_minibatches": 2,
+    "update_epochs": 2,
     "hidden_size": 8,
     "episodes_per_trial": 3,
     "eval_trials": 50,
