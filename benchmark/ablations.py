@@ -23,6 +23,9 @@ sys.path.insert(0, str(ROOT))
 import rl2_ppo  # noqa: E402
 
 BANDIT = {"total_timesteps": 4_000_000, "update_epochs": 2, "eval_trials": 20_000}
+LONG = {"episodes_per_trial": 100, "learn_from_regret": True, "grow_trials": True, "gamma_start": 0.9, "amp": True}
+LONG |= {"gamma": 0.99, "gae_lambda": 0.9, "ramp_fraction": 0.6, "cell": "lstm", "num_envs": 1600}
+LONG |= {"num_minibatches": 16, "update_epochs": 2, "total_timesteps": 12_000_000, "eval_trials": 8000}
 MDP = {"env_id": "TabularMDP-v0", "amp": True, "cell": "lstm", "hidden_size": 128, "num_envs": 1600}
 MDP |= {"num_minibatches": 32, "gamma_start": 0.0, "gamma": 0.95, "gae_lambda": 0.8, "ramp_fraction": 0.9}
 MDP |= {"learning_rate": 5e-3, "ent_coef": 0.1, "learn_from_regret": True, "total_timesteps": 12_000_000}
@@ -96,7 +99,15 @@ ABLATIONS = {
         ("--no-norm-adv", BANDIT | {"norm_adv": False}, NOTHING),
         ("--no-anneal-lr", BANDIT | {"anneal_lr": False}, NOTHING),
         ("--learning-rate 3e-4", BANDIT | {"learning_rate": 3e-4}, NOTHING),
+        ("--amp", BANDIT | {"amp": True}, NOTHING),
         ("--update-epochs 8", BANDIT | {"update_epochs": 8}, NOTHING),
+    ],
+    "bandit, 5 arms, 100 pulls, 12 M steps": [
+        ("base: the row from regret, shortened", LONG, NOTHING),
+        ("without --grow-trials", LONG | {"grow_trials": False}, NOTHING),
+        ("--no-amp", LONG | {"amp": False}, NOTHING),
+        ("without --gamma-start", LONG | {"gamma_start": None}, NOTHING),
+        ("without --learn-from-regret", LONG | {"learn_from_regret": False}, NOTHING),
     ],
     "MDP, 10 episodes, 12 M steps": [
         ("base: the published row's settings, shortened", MDP, NOTHING),
