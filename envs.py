@@ -1,4 +1,4 @@
-"""Task distributions of the meta-reinforcement-learning papers, stepped as one batch in numpy.
+"""Task distributions of the meta-reinforcement-learning papers, stepped as one batch in numpy and MuJoCo.
 
 A *task* is one member of a distribution: the arm means of a bandit, the tables of an MDP, a goal. `make` returns a
 `gymnasium.vector.VectorEnv` in which each sub-environment holds one task, and keeps it over automatic resets until a
@@ -14,13 +14,16 @@ returned is the first of the next episode, and `info["final_obs"]` holds the las
 `info["_final_obs"]` is true.
 
 Where a task's optimum is known, `info["regret"]` [N] is V*(s) - Q*(s, a) >= 0 of the step just taken.
+`observe_task=True` appends the task to the observation: who trains on it shows what knowing the task is worth.
 
     Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779, section 3.1 (bandits) and 3.2 (tabular MDPs)
-    Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400, section 5.3 (2D navigation)
+    Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400, section 5.3 (navigation, locomotion)
 """
 
 import importlib.util
 import os
+from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -43,12 +46,16 @@ class TaskVectorEnv(VectorEnv):
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
-    def __init__(self, num_envs, horizon, observation_space, action_space):
-        if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise UsageError(f"num_envs must be a positive whole number, got {num_envs!r}.")
-        if not isinstance(horizon, (int, np.integer)) or horizon < 1:
-            raise UsageError(f"horizon must be a positive whole number of steps, got {horizon!r}.")
+    def __init__(self, num_envs, horizon, observation_space, action_space, observe_task=False):
+        for name, value in (("num_envs", num_envs), ("horizon", horizon)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
         self.num_envs, self.horizon, self.tasks, self._tasks_named = int(num_envs), int(horizon), None, False
+        self._base_space, self.observe_task = observation_space, observe_task
+        if observe_task:  # [one-hot or raw observation, task]
+            size = observation_space.n if isinstance(observation_space, Discrete) else observation_space.shape[0]
+            size += flatten_tasks(self._draw(1, np.random.default_rng(0))).shape[1]
+            observation_space = Box(-np.inf, np.inf, (int(size),), np.float64)
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
@@ -92,7 +99,7 @@ class TaskVectorEnv(VectorEnv):
         self._steps[:] = 0
         self._needs_reset = False
         self._start(np.ones(self.num_envs, dtype=bool))
-        return self._observe(), {}
+        return self._observation(), {}
 
     def step(self, actions):
         """Takes one action per sub-environment: (observations, rewards [N], terminated [N], truncated [N], info).
@@ -106,10 +113,24 @@ class TaskVectorEnv(VectorEnv):
         truncated = (self._steps >= self.horizon) & ~terminated
         done = terminated | truncated
         if done.any():
-            info["final_obs"], info["_final_obs"] = self._observe(), done
+            info["final_obs"], info["_final_obs"] = self._observation(), done
             self._steps[done] = 0
             self._start(done)
-        return self._observe(), reward, terminated, truncated, info
+        return self._observation(), reward, terminated, truncated, info
+
+    def _set_tasks(self, tasks):
+        """What follows from the tasks is computed here, once."""
+
+    def _start(self, mask):
+        """Begins an episode where `mask` [N] is true."""
+
+    def _observation(self):
+        obs = self._observe()
+        if not self.observe_task:
+            return obs
+        if isinstance(self._base_space, Discrete):
+            obs = obs[:, None] == np.arange(self._base_space.n)  # one-hot
+        return np.concatenate([obs, flatten_tasks(self.tasks)], axis=1, dtype=np.float64)
 
     def _check_actions(self, actions):
         actions, space = np.asarray(actions), self.single_action_space
@@ -122,9 +143,14 @@ class TaskVectorEnv(VectorEnv):
         if actions.dtype.kind not in "iu":
             raise UsageError(f"actions must be whole numbers (an integer array), got {actions.dtype}.")
         if actions.min() < 0 or actions.max() >= space.n:
-            worst = actions.min() if actions.min() < 0 else actions.max()
-            raise UsageError(f"actions must lie in 0 .. {space.n - 1}, got {worst}.")
+            raise UsageError(f"actions must lie in 0 .. {space.n - 1}, got {actions.min()} .. {actions.max()}.")
         return actions
+
+
+def flatten_tasks(tasks):
+    """A batch of tasks as numbers, [num_tasks, size]: a structured array's fields side by side."""
+    parts = [tasks] if tasks.dtype.names is None else [tasks[name] for name in tasks.dtype.names]
+    return np.concatenate([part.reshape(len(tasks), -1) for part in parts], axis=1)
 
 
 class Bandit(TaskVectorEnv):
@@ -133,11 +159,11 @@ class Bandit(TaskVectorEnv):
     An episode is one pull, which pays Bernoulli(mean of the arm). Tasks: float array [num_tasks, num_arms].
     """
 
-    def __init__(self, num_envs=1, num_arms=5):
+    def __init__(self, num_envs=1, num_arms=5, observe_task=False):
         if not isinstance(num_arms, (int, np.integer)) or num_arms < 1:
             raise UsageError(f"num_arms must be a positive whole number, got {num_arms!r}.")
-        super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms))
         self.num_arms = int(num_arms)
+        super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms), observe_task)
         self._row = np.arange(num_envs) * self.num_arms  # where sub-environment n's arms begin in the flat table
 
     def expected_optimum(self):
@@ -153,9 +179,6 @@ class Bandit(TaskVectorEnv):
 
     def _set_tasks(self, tasks):
         self._best = tasks.max(axis=1)  # [N]
-
-    def _start(self, mask):
-        pass
 
     def _observe(self):
         return np.zeros(self.num_envs, dtype=np.int64)
@@ -173,13 +196,14 @@ class TabularMDP(TaskVectorEnv):
     structured array [num_tasks] with fields `transitions` [S, A, S] and `rewards` [S, A].
     """
 
-    def __init__(self, num_envs=1, num_states=10, num_actions=5, horizon=10):
+    def __init__(self, num_envs=1, num_states=10, num_actions=5, horizon=10, observe_task=False):
         for name, value in (("num_states", num_states), ("num_actions", num_actions)):
             if not isinstance(value, (int, np.integer)) or value < 1:
                 raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
-        super().__init__(num_envs, horizon, Discrete(num_states), Discrete(num_actions))
         self.num_states, self.num_actions = int(num_states), int(num_actions)
+        super().__init__(num_envs, horizon, Discrete(num_states), Discrete(num_actions), observe_task)
         self._first = np.arange(num_envs) * self.num_states * self.num_actions
+        self._state = np.zeros(num_envs, dtype=np.int64)
 
     def _draw(self, num_tasks, rng):
         size = (num_tasks, self.num_states, self.num_actions)
@@ -210,18 +234,13 @@ class TabularMDP(TaskVectorEnv):
 
     def expected_optimum(self, num_tasks=100_000):
         """Expected return of an episode for who knows the task, V*(state 0), and its standard error."""
-        rng, values = np.random.default_rng(0), []
-        for _ in range(0, num_tasks, 1000):
-            tasks = self._draw(1000, rng)
-            values.append(plan(tasks["transitions"], tasks["rewards"], self.horizon)[0])
-        values = np.concatenate(values)
+        rng = np.random.default_rng(0)
+        batches = (self._draw(1000, rng) for _ in range(0, num_tasks, 1000))
+        values = np.concatenate([plan(tasks["transitions"], tasks["rewards"], self.horizon)[0] for tasks in batches])
         return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
     def _start(self, mask):
-        if mask.all():
-            self._state = np.zeros(self.num_envs, dtype=np.int64)
-        else:
-            self._state[mask] = 0
+        self._state[mask] = 0
 
     def _observe(self):
         return self._state.copy()
@@ -262,9 +281,9 @@ class Navigation2D(TaskVectorEnv):
     steps. Tasks: float array [num_tasks, 2].
     """
 
-    def __init__(self, num_envs=1, horizon=100):
+    def __init__(self, num_envs=1, horizon=100, observe_task=False):
         everywhere, speed = Box(-np.inf, np.inf, (2,), np.float32), Box(-0.1, 0.1, (2,), np.float32)
-        super().__init__(num_envs, horizon, everywhere, speed)
+        super().__init__(num_envs, horizon, everywhere, speed, observe_task)
         self._position = np.zeros((num_envs, 2))
 
     def _draw(self, num_tasks, rng):
@@ -273,9 +292,6 @@ class Navigation2D(TaskVectorEnv):
     def _check_tasks(self, tasks):
         if not np.isfinite(tasks).all():
             raise UsageError("tasks must be goals with finite coordinates.")
-
-    def _set_tasks(self, tasks):
-        pass
 
     def _start(self, mask):
         self._position[mask] = 0.0
@@ -288,6 +304,75 @@ class Navigation2D(TaskVectorEnv):
         offset = self._position - self.tasks  # [N, 2]
         near = np.abs(offset) < 0.01
         return -np.hypot(offset[:, 0], offset[:, 1]), near[:, 0] & near[:, 1], {}
+
+
+class Locomotion(TaskVectorEnv):
+    """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded for what the task says (Finn et al., section 5.3.2).
+
+    `body` is "HalfCheetah" or "Ant". A task is a direction along x, -1 or 1 (`goal` "Dir"), a velocity along x, U[0, 2]
+    m/s for the HalfCheetah and U[0, 3] for the Ant ("Vel"), or a position, U[-3, 3]^2 m ("Goal"): float array
+    [num_tasks], for positions [num_tasks, 2]. A step is 0.05 s of MuJoCo. An episode ends after `horizon` steps, the
+    Ant's also when its height leaves [0.2, 1.0] m. Rewards are those of the paper's code. `info["x_velocity"]` [N] is
+    in m/s. Simulations are spread over the processor's cores by mjbatch: a step costs O(N / cores).
+    """
+
+    def __init__(self, body, goal, num_envs=1, horizon=200, observe_task=False):
+        import mjbatch  # here, because the other environments do without MuJoCo
+        import mujoco
+
+        assets = Path(gym.__file__).parent / "envs/mujoco/assets"
+        spec = mujoco.MjSpec.from_file(f"{assets}/{'ant' if body == 'Ant' else 'half_cheetah'}.xml")
+        if body == "Ant":  # MuJoCo computes contact forces only where a sensor depends on them
+            spec.add_sensor(type=mujoco.mjtSensor.mjSENS_FRAMELINACC, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso")
+        model = spec.compile()
+        self.body, self.goal, self._model = body, goal, model
+        self._hidden = 2 if body == "Ant" else 1  # coordinates of the position, which is not observed
+        observed = Box(-np.inf, np.inf, (model.nq - self._hidden + model.nv,), np.float64)
+        super().__init__(num_envs, horizon, observed, Box(*np.float32(model.actuator_ctrlrange.T)), observe_task)
+        self._simulations = mjbatch.Batch(model, num_envs)
+        names = ("qpos", "qvel", "ctrl", "xpos", "cfrc_ext")
+        self._qpos, self._qvel, self._ctrl, xpos, self._contact_forces = map(self._simulations.bind, names)
+        # Gymnasium takes the Ant's position from its torso, which MuJoCo updates one physics step late.
+        self._position = xpos[:, 1, :2] if body == "Ant" else self._qpos[:, :1]
+
+    def _draw(self, num_tasks, rng):
+        if self.goal == "Dir":
+            return rng.choice([-1.0, 1.0], num_tasks)
+        if self.goal == "Vel":
+            return rng.uniform(0, 3 if self.body == "Ant" else 2, num_tasks)
+        return rng.uniform(-3, 3, (num_tasks, 2))
+
+    def _check_tasks(self, tasks):
+        if not np.isfinite(tasks).all() or (self.goal == "Dir" and not np.isin(tasks, (-1, 1)).all()):
+            raise UsageError(f"tasks must be {'directions, -1 or 1' if self.goal == 'Dir' else 'finite numbers'}.")
+
+    def _start(self, mask):
+        count, rng = mask.sum(), self.np_random
+        self._qpos[mask] = self._model.qpos0 + rng.uniform(-0.1, 0.1, (count, self._model.nq))
+        self._qvel[mask] = 0.1 * rng.standard_normal((count, self._model.nv))
+        self._simulations.reset(mask)
+
+    def _observe(self):
+        return np.concatenate([self._qpos[:, self._hidden :], self._qvel], axis=1)
+
+    def _advance(self, actions):
+        before = self._position[:, 0].copy()
+        self._ctrl[:] = actions
+        self._simulations.step(nstep=5)
+        velocity = (self._position[:, 0] - before) / (5 * self._model.opt.timestep)  # [N]
+        if self.goal == "Dir":
+            reward = self.tasks * velocity
+        elif self.goal == "Vel":
+            reward = (self.body == "Ant") - np.abs(velocity - self.tasks)
+        else:
+            reward = 4 - np.abs(self._position - self.tasks).sum(axis=1)
+        reward -= (0.005 if self.body == "Ant" else 0.05) * (actions**2).sum(axis=1)
+        terminated = np.zeros(self.num_envs, dtype=bool)
+        if self.body == "Ant":
+            reward += 0.05 - 0.0005 * (self._contact_forces.clip(-1, 1) ** 2).sum(axis=(1, 2))
+            finite = np.isfinite(self._qpos).all(axis=1) & np.isfinite(self._qvel).all(axis=1)
+            terminated = ~(finite & (self._qpos[:, 2] >= 0.2) & (self._qpos[:, 2] <= 1.0))
+        return reward, terminated, {"x_velocity": velocity}
 
 
 class KeepTask(gym.Wrapper):
@@ -388,13 +473,15 @@ def make(env_id, num_envs=1, **kwargs):
 
 def check_arguments(args):
     """Raises UsageError, one sentence, for a number in a script's `Args` dataclass that is out of range."""
-    may_be_zero = ("seed", "eval_seed", "gamma", "gamma_start", "gae_lambda", "ent_coef", "vf_coef")
-    for name, number in vars(args).items():
+    may_be_zero = ("seed", "eval_seed", "gamma", "gamma_start", "gae_lambda", "ent_coef", "vf_coef", "num_inner_steps")
+    at_most_one = ("gamma", "gamma_start", "gae_lambda", "ramp_fraction", "fisher_fraction")
+    arguments = vars(args)
+    for name, number in arguments.items():
         if type(number) in (int, float) and not (0 < number < np.inf or (number == 0 and name in may_be_zero)):
             raise UsageError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
-        if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction") and number is not None and number > 1:
+        if name in at_most_one and number is not None and number > 1:
             raise UsageError(f"{name} must not exceed 1, got {number}.")
-    if args.gamma_start is not None and args.gamma == 1:
+    if arguments.get("gamma_start") is not None and args.gamma == 1:
         raise UsageError("gamma must be below 1 where gamma_start is given: the steps looked ahead must be finite.")
     if args.eval_trials < 2:
         raise UsageError("eval_trials must be at least 2: a standard error takes two trials.")
@@ -402,10 +489,12 @@ def check_arguments(args):
         raise UsageError("track needs the package wandb: install it with pip install wandb.")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("This script runs in one process: start it with python, not with torchrun.")
-    if args.num_minibatches > args.num_envs:
+    if arguments.get("num_minibatches", 1) > arguments.get("num_envs", 1):
         raise UsageError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
 
 
 ENVIRONMENTS = {"Bandit-v0": Bandit, "TabularMDP-v0": TabularMDP, "Navigation2D-v0": Navigation2D}
+for _body, _goal in (("HalfCheetah", "Dir"), ("HalfCheetah", "Vel"), ("Ant", "Dir"), ("Ant", "Vel"), ("Ant", "Goal")):
+    ENVIRONMENTS[f"{_body}{_goal}-v0"] = partial(Locomotion, _body, _goal)
 for _id, _class in ENVIRONMENTS.items():
     gym.register(_id, vector_entry_point=_class)
