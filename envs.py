@@ -36,6 +36,13 @@ class UsageError(ValueError):
     """A mistake in what the user asked for, told in one sentence: what is wrong and what is allowed."""
 
 
+def check_positive(**numbers):
+    """Raises UsageError, one sentence, for a number that is not a positive whole one."""
+    for name, value in numbers.items():
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
+
+
 class TaskVectorEnv(VectorEnv):
     """A batch of N tasks of one distribution, one per sub-environment, stepped together.
 
@@ -47,9 +54,7 @@ class TaskVectorEnv(VectorEnv):
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(self, num_envs, horizon, observation_space, action_space, observe_task=False):
-        for name, value in (("num_envs", num_envs), ("horizon", horizon)):
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
+        check_positive(num_envs=num_envs, horizon=horizon)
         self.num_envs, self.horizon, self.tasks, self._tasks_named = int(num_envs), int(horizon), None, False
         self._base_space, self.observe_task = observation_space, observe_task
         if observe_task:  # [one-hot or raw observation, task]
@@ -68,8 +73,7 @@ class TaskVectorEnv(VectorEnv):
         `rng` is a `numpy.random.Generator`; without one the environment's own generator is used. Pass one for
         held-out tasks, so that they do not depend on what the environment has drawn before.
         """
-        if not isinstance(num_tasks, (int, np.integer)) or num_tasks < 1:
-            raise UsageError(f"num_tasks must be a positive whole number, got {num_tasks!r}.")
+        check_positive(num_tasks=num_tasks)
         return self._draw(int(num_tasks), self.np_random if rng is None else rng)
 
     def reset(self, *, seed=None, options=None):
@@ -96,8 +100,7 @@ class TaskVectorEnv(VectorEnv):
         elif self.tasks is None or (seed is not None and not self._tasks_named):
             self.tasks = self._draw(self.num_envs, self.np_random)
             self._set_tasks(self.tasks)
-        self._steps[:] = 0
-        self._needs_reset = False
+        self._steps[:], self._needs_reset = 0, False
         self._start(np.ones(self.num_envs, dtype=bool))
         return self._observation(), {}
 
@@ -143,7 +146,8 @@ class TaskVectorEnv(VectorEnv):
         if actions.dtype.kind not in "iu":
             raise UsageError(f"actions must be whole numbers (an integer array), got {actions.dtype}.")
         if actions.min() < 0 or actions.max() >= space.n:
-            raise UsageError(f"actions must lie in 0 .. {space.n - 1}, got {actions.min()} .. {actions.max()}.")
+            wrong = actions[(actions < 0) | (actions >= space.n)][0]
+            raise UsageError(f"actions must lie in 0 .. {space.n - 1}, got {wrong}.")
         return actions
 
 
@@ -160,8 +164,7 @@ class Bandit(TaskVectorEnv):
     """
 
     def __init__(self, num_envs=1, num_arms=5, observe_task=False):
-        if not isinstance(num_arms, (int, np.integer)) or num_arms < 1:
-            raise UsageError(f"num_arms must be a positive whole number, got {num_arms!r}.")
+        check_positive(num_arms=num_arms)
         self.num_arms = int(num_arms)
         super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms), observe_task)
         self._row = np.arange(num_envs) * self.num_arms  # where sub-environment n's arms begin in the flat table
@@ -197,9 +200,7 @@ class TabularMDP(TaskVectorEnv):
     """
 
     def __init__(self, num_envs=1, num_states=10, num_actions=5, horizon=10, observe_task=False):
-        for name, value in (("num_states", num_states), ("num_actions", num_actions)):
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
+        check_positive(num_states=num_states, num_actions=num_actions)
         self.num_states, self.num_actions = int(num_states), int(num_actions)
         super().__init__(num_envs, horizon, Discrete(num_states), Discrete(num_actions), observe_task)
         self._first = np.arange(num_envs) * self.num_states * self.num_actions
@@ -436,10 +437,9 @@ def make(env_id, num_envs=1, **kwargs):
 
     `env_id` is one of this module's ids or, for a task of your own, `package.module:MyTask-v0` (gymnasium's form): a
     registered vector environment with the methods above, or an ordinary `gymnasium.Env` with `sample_task(rng)` and
-    `reset(options={"task": task})`. `kwargs` go to its constructor. Raises UsageError, a ValueError,.
+    `reset(options={"task": task})`. `kwargs` go to its constructor. Raises UsageError, a ValueError.
     """
-    if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-        raise UsageError(f"num_envs must be a positive whole number, got {num_envs!r}.")
+    check_positive(num_envs=num_envs)
     try:
         module, _, name = env_id.rpartition(":")
         if module:

@@ -1,6 +1,7 @@
 """What each implementation detail is worth: short trainings that differ from the base in one thing.
 
-    python benchmark/ablations.py        # writes benchmark/results/ablations.json, about 15 minutes on 2 cores
+    python benchmark/ablations.py               # writes benchmark/results/ablations.json, about 40 minutes on 2 cores
+    python benchmark/ablations.py navigation    # only groups with this word in their title
 
 One seed each: differences of a few standard errors of the evaluation are not to be trusted; those that the
 documentation speaks of are far larger.
@@ -15,11 +16,16 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
+import gymnasium as gym
+import numpy as np
 import torch
+from gymnasium.spaces import Box
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import envs  # noqa: E402
+import maml_trpo  # noqa: E402
 import rl2_ppo  # noqa: E402
 
 BANDIT = {"total_timesteps": 4_000_000, "update_epochs": 2, "eval_trials": 20_000}
@@ -83,10 +89,73 @@ def memory_gate_unbiased():
     return patch.object(rl2_ppo.Agent, "__init__", init)
 
 
+def meta_loss_without_adaptation():
+    """A mistake of sketches of MAML: the loss that is minimised is the one before adaptation."""
+    return patch.object(
+        maml_trpo, "adapted_outputs", lambda policy, params, batches, args: OUTPUTS(policy, params, batches[-1:], args)
+    )
+
+
+def log_prob_in_place_of_the_ratio():
+    """An inner objective with the right gradient and the wrong second derivative: E[log pi A]."""
+
+    def adapt(*arguments):
+        def log_surrogate(distribution, batch):
+            log_prob = distribution.log_prob(batch["action"].flatten(1, 2))
+            return maml_trpo.mean_over_steps(log_prob * batch["advantage"].flatten(1), batch)
+
+        with patch.object(maml_trpo, "surrogate", log_surrogate):
+            return ADAPT(*arguments)
+
+    return patch.object(maml_trpo, "adapt", adapt)
+
+
+def no_baseline():
+    return patch.object(maml_trpo, "linear_baseline", lambda batch, gamma: torch.zeros_like(batch["reward"]))
+
+
+class UnscaledNavigation(envs.Navigation2D):
+    """Actions in the environment's own units: one standard deviation of the first policy is ten times the limit."""
+
+    def __init__(self, num_envs=1, **kwargs):
+        super().__init__(num_envs, **kwargs)
+        self.single_action_space = Box(-np.inf, np.inf, (2,), np.float32)
+
+    def _advance(self, actions):
+        return super()._advance(actions.clip(-0.1, 0.1))
+
+
+gym.register("UnscaledNavigation-v0", vector_entry_point=UnscaledNavigation)
+ADAPT, OUTPUTS = maml_trpo.adapt, maml_trpo.adapted_outputs
 FORWARD, ENCODE, INIT = rl2_ppo.Agent.forward, rl2_ppo.Agent.encode, rl2_ppo.Agent.__init__
 GAE, NOTHING = rl2_ppo.advantages_and_returns, contextlib.nullcontext
 
-ABLATIONS = {
+NAVIGATION = {"num_iterations": 60}
+MAML_ABLATIONS = {
+    "2D navigation, 60 meta-iterations": [
+        ("base: the defaults", NAVIGATION, NOTHING),
+        ("--first-order", NAVIGATION | {"first_order": True}, NOTHING),
+        ("--num-inner-steps 0 (pretrained)", NAVIGATION | {"num_inner_steps": 0}, NOTHING),
+        (
+            "the same, with --env-kwargs observe_task True (oracle)",
+            NAVIGATION | {"num_inner_steps": 0, "env_kwargs": {"observe_task": True}},
+            NOTHING,
+        ),
+        ("meta-loss before adaptation", NAVIGATION, meta_loss_without_adaptation),
+        ("log π in place of π/π_old in the inner objective", NAVIGATION, log_prob_in_place_of_the_ratio),
+        ("--num-inner-steps 2", NAVIGATION | {"num_inner_steps": 2}, NOTHING),
+        ("--inner-lr 0.05", NAVIGATION | {"inner_lr": 0.05}, NOTHING),
+        ("--inner-lr 0.2", NAVIGATION | {"inner_lr": 0.2}, NOTHING),
+        ("--fisher-fraction 0.05", NAVIGATION | {"fisher_fraction": 0.05}, NOTHING),
+        ("--fisher-fraction 0.5", NAVIGATION | {"fisher_fraction": 0.5}, NOTHING),
+        ("--fisher-fraction 1", NAVIGATION | {"fisher_fraction": 1.0}, NOTHING),
+        ("--max-kl 0.03", NAVIGATION | {"max_kl": 0.03}, NOTHING),
+        ("--gae-lambda 0.9", NAVIGATION | {"gae_lambda": 0.9}, NOTHING),
+        ("no baseline", NAVIGATION, no_baseline),
+        ("actions not scaled to their range", NAVIGATION | {"env_id": "UnscaledNavigation-v0"}, NOTHING),
+    ],
+}
+RL2_ABLATIONS = {
     "bandit, 5 arms, 10 pulls, 4 M steps": [
         ("base: the defaults, but 2 epochs", BANDIT, NOTHING),
         ("memory reset with every episode", BANDIT, memory_reset_with_every_episode),
@@ -123,16 +192,19 @@ ABLATIONS = {
 }
 
 
-def run(settings, change):
+def run(module, settings, change):
     """Return, standard error and seconds of one short training in a folder of its own."""
     home = os.getcwd()
     with tempfile.TemporaryDirectory() as folder, change(), contextlib.redirect_stderr(io.StringIO()):
         os.chdir(folder)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                result = rl2_ppo.train(rl2_ppo.Args(**settings))
+                result = module.train(module.Args(**settings))
         finally:
             os.chdir(home)
+    if module is maml_trpo:  # after one gradient step
+        stderr = result["return_by_gradient_step_stderr"][1]
+        return {"return": result["return_by_gradient_step"][1], "stderr": stderr, "seconds": result["wall_seconds"]}
     keys = {"return": "return_mean_pseudo", "stderr": "return_stderr_pseudo", "seconds": "wall_seconds"}
     return {name: result[key] for name, key in keys.items()}
 
@@ -140,12 +212,14 @@ def run(settings, change):
 def main(only=""):
     path = ROOT / "benchmark" / "results" / "ablations.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for group, entries in ABLATIONS.items():
-        for name, settings, change in entries:
-            if only in group and name not in results.get(group, {}):  # an interrupted benchmark goes on
-                results.setdefault(group, {})[name] = run(settings, change)
-                print(f"{group}: {name}: {results[group][name]}", flush=True)
-                path.write_text(json.dumps(results, indent=2) + "\n")
+    for module, groups in ((maml_trpo, MAML_ABLATIONS), (rl2_ppo, RL2_ABLATIONS)):
+        for group, entries in groups.items():
+            done = results.setdefault(module.ALGORITHM, {}).setdefault(group, {})
+            for name, settings, change in entries:
+                if only in group and name not in done:  # an interrupted benchmark goes on
+                    done[name] = run(module, settings, change)
+                    print(f"{group}: {name}: {done[name]}", flush=True)
+                    path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

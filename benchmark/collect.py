@@ -16,8 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-SCALARS = "charts/trial_return charts/gamma charts/episodes_per_trial losses/entropy losses/approx_kl".split()
-SCALARS += ["losses/explained_variance"]
+SCALARS = {
+    "rl2_ppo": "charts/trial_return charts/gamma charts/episodes_per_trial losses/entropy losses/approx_kl "
+    "losses/explained_variance",
+    "maml_trpo": "losses/kl losses/improvement losses/step_size charts/episode_length",
+}
 
 
 def command(script, args):
@@ -37,26 +40,27 @@ def command(script, args):
     return shlex.join(words)
 
 
-def curve(run):
+def curve(run, script):
     """Rows (global step, training seconds, scalars ...) of a run's events."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()["scalars"]
-    series = {tag: events.Scalars(tag) for tag in SCALARS}
-    episodes = sorted((int(tag.rsplit("_", 1)[1]), tag) for tag in tags if "return_episode_" in tag)
-    series |= {"charts/first_episode": events.Scalars(episodes[0][1])}
-    steps_to_return = {}  # the last episode of the trial, which is another one while trials grow
-    for _, tag in episodes:
-        steps_to_return |= {event.step: event.value for event in events.Scalars(tag)}
-    sps = events.Scalars("charts/SPS")  # steps per second since the start: seconds without pauses for evaluation
+    series = {tag: [event.value for event in events.Scalars(tag)] for tag in SCALARS[script].split()}
+    if script == "maml_trpo":
+        series |= {tag: [event.value for event in events.Scalars(tag)] for tag in tags if "return_after_" in tag}
+    else:  # the first episode of the trial, and the last, which is another one while trials grow
+        episodes = sorted((int(tag.rsplit("_", 1)[1]), tag) for tag in tags if "return_episode_" in tag)
+        by_step = {}
+        for _, tag in episodes:
+            by_step |= {event.step: event.value for event in events.Scalars(tag)}
+        series["charts/first_episode"] = [event.value for event in events.Scalars(episodes[0][1])]
+        series["charts/last_episode"] = [by_step[step] for step in sorted(by_step)]
     rows = []
-    for i, event in enumerate(series["charts/trial_return"]):
-        seconds = event.step / sps[i].value
-        values = [f"{scalars[i].value:.5g}" for scalars in series.values()]
-        rows.append([event.step, f"{seconds:.1f}", *values, f"{steps_to_return[event.step]:.5g}"])
+    for i, event in enumerate(events.Scalars("charts/SPS")):  # steps per second since the start, without evaluation
+        values = [f"{values[i]:.5g}" for values in series.values()]
+        rows.append([event.step, f"{event.step / event.value:.1f}", *values])
     stride = -(-len(rows) // 400)
-    names = [tag.split("/")[1] for tag in series]
-    return ["global_step", "seconds", *names, "last_episode"], rows[stride - 1 :: stride]
+    return ["global_step", "seconds", *(tag.split("/")[1] for tag in series)], rows[stride - 1 :: stride]
 
 
 def main(run, name):
@@ -68,7 +72,7 @@ def main(run, name):
     (target / "args.json").write_text(json.dumps(args, indent=2) + "\n")
     script = json.loads((run / "eval.json").read_text())["algorithm"]
     (target / "command.txt").write_text(command(script, args) + "\n")
-    header, rows = curve(run)
+    header, rows = curve(run, script)
     with open(target / "curve.csv", "w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     print((target / "command.txt").read_text(), end="")

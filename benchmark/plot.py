@@ -20,19 +20,20 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmark" / "results"
 
 
-def rows():
-    """Every published row, in the order of references.json: (name, title, references, eval.json, curve)."""
+def rows(algorithm):
+    """An algorithm's published rows, in the order of references.json: (name, references.json's, eval.json, curve)."""
     baselines = json.loads((RESULTS / "baselines.json").read_text())
-    for name, row in json.loads((RESULTS / "references.json").read_text()).items():
+    for name, row in json.loads((RESULTS / "references.json").read_text())[algorithm].items():
         setting, *algorithms = row.get("baselines", [None])
-        row["references"] = {label: baselines[setting][label]["return_mean"] for label in algorithms} | row["papers"]
+        row["references"] = {label: baselines[setting][label]["return_mean"] for label in algorithms}
+        row["references"] |= row.get("papers", {})
         if (RESULTS / name / "eval.json").exists():
             with open(RESULTS / name / "curve.csv") as file:
                 curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
             yield name, row, json.loads((RESULTS / name / "eval.json").read_text()), curve
 
 
-def plot(name, row, result, curve):
+def plot_rl2(name, row, result, curve):
     """Return of training trials over minutes, beside the returns by episode of the held-out trials."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), constrained_layout=True)
     minutes = [line["seconds"] / 60 for line in curve]
@@ -54,35 +55,93 @@ def plot(name, row, result, curve):
         xlabel="episode of the trial", ylabel="return of the episode", title="held-out tasks, by episode (±2 s.e.)"
     )
     right.legend(fontsize=7, loc="lower right")
+    save(figure, name)
+
+
+def save(figure, name):
     (ROOT / "docs" / "figures").mkdir(parents=True, exist_ok=True)
     figure.savefig(ROOT / "docs" / "figures" / f"{name}.png", dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 
+def groups():
+    """MAML's rows by task distribution: {title: [(name, row, eval.json, curve), ...]}."""
+    result = {}
+    for name, row, *rest in rows("maml_trpo"):
+        result.setdefault(row["title"], []).append((name, row, *rest))
+    return result
+
+
+def plot_maml(title, members):
+    """Returns in training before and after adaptation, over environment steps, beside those in held-out tasks."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    for i, (_, row, result, curve) in enumerate(members):
+        millions, after = [line["global_step"] / 1e6 for line in curve], 0
+        while f"return_after_{after + 1}_steps" in curve[0]:
+            after += 1
+        left.plot(millions, [line["return_after_0_steps"] for line in curve], f"C{i}--" if after else f"C{i}-", lw=0.9)
+        if after:
+            left.plot(millions, [line[f"return_after_{after}_steps"] for line in curve], f"C{i}-", lw=1.2)
+        errors = [2 * stderr for stderr in result["return_by_gradient_step_stderr"]]
+        right.errorbar(range(4), result["return_by_gradient_step"], errors, fmt=f"C{i}o-", capsize=3, label=row["role"])
+    left.set(xlabel="million environment steps", ylabel="return of an episode")
+    left.set_title("training (dashed: before adaptation)", fontsize=10)
+    random = result["random_return_mean"] / result["episodes_per_trial"]
+    right.axhline(random, color="grey", linewidth=0.9, label="random actions")
+    right.set(xlabel="gradient steps in a new task", xticks=range(4))
+    right.set_title("held-out tasks (±2 standard errors)", fontsize=10)
+    right.legend(fontsize=7)
+    figure.suptitle(title)
+    save(figure, figure_name(title))
+
+
+def figure_name(title):
+    return "maml-" + re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def maml_table(prefix):
+    """MAML's results as a markdown table."""
+    head = ["before adaptation", "after 1 gradient step", "after 2", "after 3", "minutes", "command"]
+    lines = ["| task | what | random | " + " | ".join(head) + " |", "|---" * 9 + "|"]
+    for title, members in groups().items():
+        for name, row, result, _ in members:
+            steps = zip(result["return_by_gradient_step"], result["return_by_gradient_step_stderr"], strict=True)
+            returns = [f"{mean:.2f} ± {stderr:.2f}" for mean, stderr in steps]
+            returns[1] = returns[1] if row["role"] != "MAML" else f"**{returns[1]}**"
+            cells = [title, f"[{row['role']}]({prefix}benchmark/results/{name})"]
+            cells += [f"{result['random_return_mean'] / result['episodes_per_trial']:.2f}", *returns]
+            cells += [f"{result['wall_seconds'] / 60:.1f}", f"`{command(name)}`"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def command(name):
+    return (RESULTS / name / "command.txt").read_text().strip().replace(" --save-model", "")
+
+
 def table(prefix):
-    """The results as a markdown table; `prefix` leads from the page to the repository's root."""
+    """RL^2's results as a markdown table; `prefix` leads from the page to the repository's root."""
     lines = ["| task | held-out return | from sampled rewards | random | reference | minutes | command |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for name, row, result, _ in rows():
+    for name, row, result, _ in rows("rl2_ppo"):
         pseudo = "_pseudo" if "return_mean_pseudo" in result else ""
         digits = 3 if result["return_mean"] < 20 else 2
         held_out = f"**{result['return_mean' + pseudo]:.{digits}f}** ± {result['return_stderr' + pseudo]:.{digits}f}"
         sampled = f"{result['return_mean']:.{digits}f} ± {result['return_stderr']:.{digits}f}"
         references = ", ".join(f"{label} {value:.4g}" for label, value in row["references"].items())
-        command = (RESULTS / name / "command.txt").read_text().strip().replace(" --save-model", "")
         minutes = f"{result['wall_seconds'] / 60:.1f}"
         link = f"[{row['title']}]({prefix}benchmark/results/{name})"
         lines.append(
             f"| {link} | {held_out} | {sampled} | {result['random_return_mean']:.2f} | {references} | {minutes} "
-            f"| `{command}` |"
+            f"| `{command(name)}` |"
         )
     return "\n".join(lines)
 
 
-def ablations():
-    """The ablations as markdown tables."""
+def ablations(algorithm):
+    """An algorithm's ablations as markdown tables."""
     lines = []
-    for group, entries in json.loads((RESULTS / "ablations.json").read_text()).items():
+    for group, entries in json.loads((RESULTS / "ablations.json").read_text())[algorithm].items():
         lines += ["", f"**{group}**", "", "| change | held-out return | seconds |", "|---|---|---|"]
         for name, row in entries.items():
             lines.append(f"| {name} | {row['return']:.2f} ± {row['stderr']:.2f} | {row['seconds']:.0f} |")
@@ -90,14 +149,25 @@ def ablations():
 
 
 def speed():
-    """The speeds as a markdown table."""
+    """RL^2's and the environments' speeds as a markdown table."""
     lines = ["| what | steps per second | rollout's share | recurrent kernel's share |", "|---|---|---|---|"]
     for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
-        if isinstance(row, dict):
+        if isinstance(row, dict) and "kernel_share" in row:
             shares = f"{row['rollout_share']:.0%} | {row['kernel_share']:.0%}"
             lines.append(f"| {name} | {row['steps_per_second']:,.0f} | {shares} |")
         elif isinstance(row, float):
             lines.append(f"| {name} | {row:,.0f} | | |")
+    return "\n".join(lines)
+
+
+def maml_speed():
+    """Seconds per meta-iteration of MAML, and what takes them, as a markdown table."""
+    lines = ["| settings (tasks × episodes × steps) | seconds | rollouts | advantages | adaptation and update |"]
+    lines.append("|---|---|---|---|---|")
+    for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
+        if isinstance(row, dict) and "seconds" in row:
+            shares = " | ".join(f"{row[part]:.2f}" for part in ("rollouts", "advantages", "update"))
+            lines.append(f"| {name} | **{row['seconds']:.2f}** | {shares} |")
     return "\n".join(lines)
 
 
@@ -109,14 +179,21 @@ def fill(page, marker, text):
 
 
 def main():
-    for row in rows():
-        plot(*row)
+    for row in rows("rl2_ppo"):
+        plot_rl2(*row)
+    for title, members in groups().items():
+        plot_maml(title, members)
     for page, prefix in (("README.md", ""), ("docs/rl2_ppo.md", "../")):
         fill(page, "results", table(prefix))
         fill(page, "speed", speed())
-    fill("docs/rl2_ppo.md", "ablations", ablations())
-    curves = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in rows()]
+    for page, prefix in (("README.md", ""), ("docs/maml_trpo.md", "../")):
+        fill(page, "maml results", maml_table(prefix))
+        fill(page, "maml speed", maml_speed())
+    fill("docs/rl2_ppo.md", "ablations", ablations("rl2_ppo"))
+    fill("docs/maml_trpo.md", "ablations", ablations("maml_trpo"))
+    curves = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in rows("rl2_ppo")]
     fill("docs/rl2_ppo.md", "curves", "\n\n".join(curves))
+    fill("docs/maml_trpo.md", "curves", "\n\n".join(f"![{t}](figures/{figure_name(t)}.png)" for t in groups()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Speed: environment steps per second of envs.py, and of RL^2 end to end at the settings of the closest peer.
+"""Speed: environment steps per second of envs.py, and of RL^2 and MAML end to end at the settings of their peers.
 
-    python benchmark/speed.py            # writes benchmark/results/speed.json, about two minutes
+    python benchmark/speed.py            # writes benchmark/results/speed.json, about four minutes
 
-Environments run 4096 at a time on one core. RL^2 runs the settings at which `pytorch_rl2`, the closest peer, does 1,550
-environment steps per second on 2 cores (GRU 256, 5 arms, 100 pulls, 8 epochs, 480 trials per minibatch), on all cores.
+The environments in numpy run 4096 at a time on one core, those on MuJoCo 40 and 400 at a time on all cores. RL^2 runs
+the settings at which `pytorch_rl2`, the closest peer, does 1,550 environment steps per second on 2 cores (GRU 256,
+5 arms, 100 pulls, 8 epochs, 480 trials per minibatch). MAML runs those at which `pytorch-maml-rl` takes 6.3 seconds per
+meta-iteration for navigation and 38 for the HalfCheetah, and `learn2learn` 48 and about 210.
 """
 
 import json
@@ -18,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import envs  # noqa: E402
+import maml_trpo  # noqa: E402
 import rl2_ppo  # noqa: E402
 
 
@@ -70,12 +73,49 @@ def rl2(amp, iterations=2):
     return {"steps_per_second": steps / seconds, "rollout_share": rollout_seconds / seconds, "kernel_share": share}
 
 
+def maml(env_id, num_tasks, iterations=3, **kwargs):
+    """Seconds per meta-iteration as `maml_trpo.train` runs it, and the seconds of its parts."""
+    args = maml_trpo.Args(env_id=env_id, meta_batch_size=num_tasks, **kwargs)
+    env = envs.make(env_id, num_tasks * args.episodes_per_task)
+    policy = maml_trpo.Policy(env.single_observation_space, env.single_action_space, args.hidden_size)
+    params, parts = policy.initial_params(), {"rollouts": 0.0, "advantages": 0.0}
+
+    def timed(part, function):
+        def call(*arguments, **options):
+            start = time.perf_counter()
+            result = function(*arguments, **options)
+            parts[part] += time.perf_counter() - start
+            return result
+
+        return call
+
+    originals, seconds = (maml_trpo.rollout, maml_trpo.advantages), 0.0
+    maml_trpo.rollout, maml_trpo.advantages = (timed(p, f) for p, f in zip(parts, originals, strict=True))
+    for i in range(iterations + 1):  # the first one warms up
+        if i == 1:
+            parts.update(rollouts=0.0, advantages=0.0)
+        start = time.perf_counter()
+        batches = maml_trpo.trial(policy, params, env, env.sample_tasks(num_tasks), 1, i, args)
+        params, _ = maml_trpo.update(policy, params, batches, args)
+        seconds += (time.perf_counter() - start) * (i > 0)
+    maml_trpo.rollout, maml_trpo.advantages = originals
+    env.close()
+    result = {"seconds": seconds / iterations} | {part: total / iterations for part, total in parts.items()}
+    return result | {"update": result["seconds"] - result["rollouts"] - result["advantages"]}
+
+
 def main():
     result = {"cores": torch.get_num_threads(), "torch": torch.__version__}
-    for env_id in envs.ENVIRONMENTS:
+    for env_id in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0"):
         result[f"{env_id}, 4096 sub-environments, one core"] = environment(env_id)
+    for env_id in ("HalfCheetahVel-v0", "AntVel-v0"):
+        for num_envs in (40, 400):
+            result[f"{env_id}, {num_envs} sub-environments"] = environment(env_id, num_envs)
     for amp in (False, True):
         result["RL^2 at the peer's settings" + (", --amp" if amp else "")] = rl2(amp)
+    result["2D navigation, 20 × 20 × 100"] = maml("Navigation2D-v0", 20)
+    result["HalfCheetah, 40 × 20 × 200"] = maml("HalfCheetahDir-v0", 40)
+    result["Ant, 40 × 20 × 200"] = maml("AntDir-v0", 40, iterations=1)
     print(json.dumps(result, indent=2))
     (ROOT / "benchmark" / "results" / "speed.json").write_text(json.dumps(result, indent=2) + "\n")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import maml_trpo
 import rl2_ppo
 
 ROOT = Path(__file__).parent.parent
@@ -19,27 +20,42 @@ ROWS = sorted(path.parent for path in (ROOT / "benchmark" / "results").glob("*/e
 
 
 def test_there_are_rows():
-    assert ROWS and set(json.loads((ROOT / "benchmark/results/references.json").read_text())) >= {r.name for r in ROWS}
+    references = json.loads((ROOT / "benchmark/results/references.json").read_text())
+    assert ROWS and {name for rows in references.values() for name in rows} == {row.name for row in ROWS}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_agent_of_a_row_scores_what_the_row_says(row):
     published, args = json.loads((row / "eval.json").read_text()), json.loads((row / "args.json").read_text())
     assert (row / "agent.pt").stat().st_size < 1_000_000
+    assert (row / "command.txt").read_text().strip() == collect.command(published["algorithm"], args)
+    if published["algorithm"] == "maml_trpo":
+        policy, params, args = maml_trpo.load(row / "agent.pt")
+        args.eval_seed, args.eval_trials, args.eval_episodes = 123, 10, 10
+        result = maml_trpo.evaluate(policy, params, args)
+        for i in range(4):
+            stderrs = [r["return_by_gradient_step_stderr"][i] for r in (result, published)]
+            error = max(stderrs[0] ** 2 + stderrs[1] ** 2, 2 * 10 * stderrs[1] ** 2) ** 0.5  # ten tasks: a rough one
+            assert abs(result["return_by_gradient_step"][i] - published["return_by_gradient_step"][i]) < 5 * error
+        return
     agent = rl2_ppo.load(row / "agent.pt")
     result = rl2_ppo.evaluate(agent, args["env_id"], args["env_kwargs"], args["episodes_per_trial"], 1000, 123)
     error = (result["return_stderr_pseudo"] ** 2 + published["return_stderr_pseudo"] ** 2) ** 0.5
     assert abs(result["return_mean_pseudo"] - published["return_mean_pseudo"]) < 4.5 * error
     assert published["return_mean_pseudo"] > published["random_return_mean"] + 10 * error
-    assert (row / "command.txt").read_text().strip() == collect.command("rl2_ppo", args)
 
 
 def test_tables_and_pictures_are_made_from_the_raw_data():
     for page, prefix in (("README.md", ""), ("docs/rl2_ppo.md", "../")):
         assert plot.table(prefix) in (ROOT / page).read_text()
+    for page, prefix in (("README.md", ""), ("docs/maml_trpo.md", "../")):
+        text = (ROOT / page).read_text()
+        assert plot.maml_table(prefix) in text and plot.maml_speed() in text
     docs = (ROOT / "docs/rl2_ppo.md").read_text()
-    assert plot.ablations() in docs and plot.speed() in docs
-    for name, *_ in plot.rows():
+    assert plot.ablations("rl2_ppo") in docs and plot.speed() in docs
+    assert plot.ablations("maml_trpo") in (ROOT / "docs/maml_trpo.md").read_text()
+    names = [name for name, *_ in plot.rows("rl2_ppo")] + [plot.figure_name(title) for title in plot.groups()]
+    for name in names:
         assert (ROOT / "docs/figures" / f"{name}.png").stat().st_size > 10_000
 
 

@@ -1,8 +1,11 @@
 """The environments against their definitions, gymnasium's conventions and brute-force simulation."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
@@ -10,7 +13,7 @@ from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 import envs
 
-IDS = ["Bandit-v0", "TabularMDP-v0", "Navigation2D-v0"]
+IDS = ["Bandit-v0", "TabularMDP-v0", "Navigation2D-v0", "HalfCheetahVel-v0", "AntGoal-v0"]
 
 
 def ks_uniform(samples, low, high):
@@ -175,10 +178,112 @@ def test_navigation_tasks_dynamics_and_reward():
         assert not truncated.any()
 
 
+# -------------------------------------------------------------------------------------------------- locomotion
+
+
+def contact_forces(reference, action):
+    """External forces on the bodies at the start of a step's last physics step, from MuJoCo itself."""
+    model, data = reference.model, mujoco.MjData(reference.model)
+    mujoco.mj_copyData(data, model, reference.data)
+    data.ctrl[:] = action
+    mujoco.mj_step(model, data, nstep=4)
+    mujoco.mj_forward(model, data)
+    mujoco.mj_rnePostConstraint(model, data)
+    return data.cfrc_ext
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetahDir-v0", "HalfCheetahVel-v0", "AntDir-v0", "AntVel-v0", "AntGoal-v0"])
+def test_locomotion_equals_gymnasiums_simulation(env_id):
+    """Observations, velocities and ends to the last bit, across automatic resets; rewards by their formulas."""
+    ant = env_id.startswith("Ant")
+    env = envs.make(env_id, 4, horizon=40)
+    options = {"include_cfrc_ext_in_observation": False} if ant else {}
+    references = [gym.make("Ant-v5" if ant else "HalfCheetah-v5", **options).unwrapped for _ in range(4)]
+    obs, _ = env.reset(seed=1)
+
+    def begin(i):  # gymnasium's reset, to the state that our environment drew
+        references[i].reset()
+        references[i].set_state(env._qpos[i].copy(), env._qvel[i].copy())
+        assert (references[i]._get_obs() == obs[i]).all()
+        assert np.abs(env._qpos[i] - references[i].init_qpos).max() <= 0.1 and np.abs(env._qvel[i]).max() < 0.6
+
+    for i in range(4):
+        begin(i)
+    tasks, rng, terminations, truncations = env.tasks.copy(), np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        actions = rng.uniform(-1.2, 1.2, (4, env.single_action_space.shape[0])).astype(np.float32)  # beyond the limits
+        clipped = actions.clip(-1, 1)
+        forces = [contact_forces(reference, action) for reference, action in zip(references, clipped, strict=True)]
+        obs, rewards, terminated, truncated, info = env.step(actions)
+        for i, reference in enumerate(references):
+            expected, _, unhealthy, _, theirs = reference.step(clipped[i])
+            ended = terminated[i] or truncated[i]
+            assert (expected == (info["final_obs"][i] if ended else obs[i])).all()
+            assert theirs["x_velocity"] == info["x_velocity"][i] and unhealthy == terminated[i]
+            if env_id.endswith("Dir-v0"):
+                reward = tasks[i] * theirs["x_velocity"]
+            elif env_id.endswith("Vel-v0"):
+                reward = ant - abs(theirs["x_velocity"] - tasks[i])
+            else:
+                reward = 4 - abs(reference.data.body("torso").xpos[:2] - tasks[i]).sum()
+            reward -= (0.005 if ant else 0.05) * float(clipped[i].astype(float) @ clipped[i])
+            if ant:
+                reward += 0.05 - 0.0005 * (forces[i].clip(-1, 1) ** 2).sum()
+            assert abs(rewards[i] - reward) < 1e-6
+            if ended:
+                begin(i)
+        terminations, truncations = terminations + terminated.sum(), truncations + truncated.sum()
+    assert truncations > 0 and (terminations > 0) == ant
+    assert (env.tasks == tasks).all()
+
+
+def test_locomotion_tasks():
+    for env_id, low, high in (("HalfCheetahVel-v0", 0, 2), ("AntVel-v0", 0, 3), ("AntGoal-v0", -3, 3)):
+        tasks = envs.make(env_id).sample_tasks(20_000, np.random.default_rng(0))
+        assert tasks.shape == ((20_000, 2) if env_id == "AntGoal-v0" else (20_000,))
+        assert ks_uniform(tasks, low, high) < ks_limit(tasks.size)
+    for env_id in ("HalfCheetahDir-v0", "AntDir-v0"):
+        tasks = envs.make(env_id).sample_tasks(20_000, np.random.default_rng(0))
+        assert set(tasks) == {-1, 1} and abs(tasks.mean()) < 4.5 / np.sqrt(20_000)
+
+
+def test_mujoco_is_quiet():
+    """Nothing reaches the terminal when a model is loaded and stepped, not even with every warning switched on."""
+    code = "import envs; env = envs.make('AntDir-v0', 2); env.reset(seed=0); env.step(env.action_space.sample())"
+    command, root = [sys.executable, "-W", "default", "-c", code], Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == done.stderr == ""
+
+
+@pytest.mark.parametrize("env_id", list(envs.ENVIRONMENTS))
+def test_observe_task_appends_the_task(env_id):
+    env, plain = envs.make(env_id, 3, observe_task=True), envs.make(env_id, 3)
+    tasks = env.sample_tasks(3)
+    parts = [tasks[name] for name in tasks.dtype.names] if tasks.dtype.names else [tasks]
+    shown = np.concatenate([part.reshape(3, -1) for part in parts], axis=1)
+    one_hot = isinstance(plain.single_observation_space, gym.spaces.Discrete)
+
+    def check(with_task, without):
+        without = np.eye(plain.single_observation_space.n)[without] if one_hot else without
+        np.testing.assert_array_equal(with_task, np.concatenate([without, shown], axis=1))
+
+    obs, obs_plain = (e.reset(seed=0, options={"tasks": tasks})[0] for e in (env, plain))
+    assert obs in env.observation_space and env.single_observation_space.shape == obs.shape[1:]
+    rng = np.random.default_rng(0)
+    for _ in range(plain.horizon + 1):
+        check(obs, obs_plain)
+        actions = random_actions(env, rng)
+        (obs, *_, info), (obs_plain, *_, info_plain) = env.step(actions), plain.step(actions)
+        if "final_obs" in info:
+            check(info["final_obs"], info_plain["final_obs"])
+
+
 # ------------------------------------------------------------------------------------------------------ resets
 
 
-@pytest.mark.parametrize("env_id, horizon", [("Bandit-v0", 1), ("TabularMDP-v0", 10), ("Navigation2D-v0", 100)])
+@pytest.mark.parametrize(
+    "env_id, horizon", [("Bandit-v0", 1), ("TabularMDP-v0", 10), ("Navigation2D-v0", 100), ("HalfCheetahDir-v0", 200)]
+)
 def test_episodes_end_at_the_horizon_and_tasks_stay(env_id, horizon):
     env = envs.make(env_id, num_envs=6)
     assert env.horizon == horizon
@@ -287,11 +392,11 @@ def test_gymnasium_accepts_the_environments(env_id):
     assert len(list(iterate(env.observation_space, obs))) == 3
     wrapped = gym.wrappers.vector.RecordEpisodeStatistics(env)
     wrapped.reset(seed=0)
-    for _ in range(100):
+    for _ in range(200):
         obs, reward, terminated, truncated, info = wrapped.step(env.action_space.sample())
         assert obs in env.observation_space and reward.shape == terminated.shape == truncated.shape == (3,)
         assert reward.dtype == np.float64 and terminated.dtype == truncated.dtype == bool
-    assert "episode" in info  # 100 is a multiple of every horizon
+    assert "episode" in info or "Ant" in env_id  # 200 is a multiple of every horizon; an Ant may have ended before
 
 
 # -------------------------------------------------------------------------------------------------------- errors
@@ -311,6 +416,8 @@ def test_gymnasium_accepts_the_environments(env_id):
         (lambda: envs.make("Bandit-v0").sample_tasks(0), "num_tasks must be"),
         (lambda: envs.make("Bandit-v0").step(np.array([0])), "Call reset"),
         (lambda: envs.make("CartPole-v1"), "sample_task"),
+        (lambda: envs.make("AntDir-v0", horizon=0), "horizon must be"),
+        (lambda: envs.make("AntDir-v0", body="Dog"), "does not take these arguments"),
     ],
 )
 def test_bad_arguments_are_one_clear_sentence(call, words):
@@ -333,6 +440,9 @@ def test_bad_arguments_are_one_clear_sentence(call, words):
         ("TabularMDP-v0", envs.make("TabularMDP-v0", num_actions=1).sample_tasks(2)),
         ("Navigation2D-v0", np.zeros((2, 3))),
         ("Navigation2D-v0", np.full((2, 2), np.inf)),
+        ("HalfCheetahDir-v0", np.array([1.0, 0.5])),
+        ("HalfCheetahVel-v0", np.array([1.0, np.nan])),
+        ("AntGoal-v0", np.array([1.0, 1.0])),
     ],
 )
 def test_bad_tasks_are_refused(env_id, tasks):
