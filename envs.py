@@ -57,6 +57,8 @@ class TaskVectorEnv(VectorEnv):
         check_positive(num_envs=num_envs, horizon=horizon)
         self.num_envs, self.horizon, self.tasks, self._tasks_named = int(num_envs), int(horizon), None, False
         self._base_space, self.observe_task = observation_space, observe_task
+        if observe_task not in (True, False):
+            raise UsageError(f"observe_task must be True or False, got {observe_task!r}.")
         if observe_task:  # [one-hot or raw observation, task]
             size = observation_space.n if isinstance(observation_space, Discrete) else observation_space.shape[0]
             size += flatten_tasks(self._draw(1, np.random.default_rng(0))).shape[1]
@@ -275,11 +277,11 @@ def plan(transitions, rewards, horizon):
 
 
 class Navigation2D(TaskVectorEnv):
-    """Point robot in the plane (Finn et al., section 5.3.1): a task is a goal, U[-0.5, 0.5] in each coordinate.
+    """Point robot in the plane (Finn et al., section 5.3): a task is a goal, U[-0.5, 0.5] in each coordinate.
 
-    An action is a velocity, clipped to [-0.1, 0.1]; a step pays minus the distance to the goal after the move. An
-    episode starts at the origin and ends within 0.01 of the goal in both coordinates, at the latest after `horizon`
-    steps. Tasks: float array [num_tasks, 2].
+    An action is a velocity, clipped to [-0.1, 0.1]; a step pays minus the distance to the goal after it (as the paper's
+    code; its text says squared). An episode starts at the origin and ends within 0.01 of the goal in both coordinates,
+    or after `horizon` steps. Tasks: float array [num_tasks, 2].
     """
 
     def __init__(self, num_envs=1, horizon=100, observe_task=False):
@@ -308,7 +310,7 @@ class Navigation2D(TaskVectorEnv):
 
 
 class Locomotion(TaskVectorEnv):
-    """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded for what the task says (Finn et al., section 5.3.2).
+    """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded for what the task says (Finn et al., section 5.3).
 
     `body` is "HalfCheetah" or "Ant". A task is a direction along x, -1 or 1 (`goal` "Dir"), a velocity along x, U[0, 2]
     m/s for the HalfCheetah and U[0, 3] for the Ant ("Vel"), or a position, U[-3, 3]^2 m ("Goal"): float array
@@ -318,7 +320,7 @@ class Locomotion(TaskVectorEnv):
     """
 
     def __init__(self, body, goal, num_envs=1, horizon=200, observe_task=False):
-        import mjbatch  # here, because the other environments do without MuJoCo
+        import mjbatch  # here, because it takes half a second
         import mujoco
 
         assets = Path(gym.__file__).parent / "envs/mujoco/assets"
@@ -337,11 +339,10 @@ class Locomotion(TaskVectorEnv):
         self._position = xpos[:, 1, :2] if body == "Ant" else self._qpos[:, :1]
 
     def _draw(self, num_tasks, rng):
-        if self.goal == "Dir":
-            return rng.choice([-1.0, 1.0], num_tasks)
-        if self.goal == "Vel":
-            return rng.uniform(0, 3 if self.body == "Ant" else 2, num_tasks)
-        return rng.uniform(-3, 3, (num_tasks, 2))
+        if self.goal == "Goal":
+            return rng.uniform(-3, 3, (num_tasks, 2))
+        fastest = 3 if self.body == "Ant" else 2
+        return rng.choice([-1.0, 1.0], num_tasks) if self.goal == "Dir" else rng.uniform(0, fastest, num_tasks)
 
     def _check_tasks(self, tasks):
         if not np.isfinite(tasks).all() or (self.goal == "Dir" and not np.isin(tasks, (-1, 1)).all()):
@@ -389,9 +390,8 @@ class BatchedTasks(gym.vector.VectorWrapper):
     """Ordinary single environments with `sample_task(rng)` and `reset(options={"task": task})` as a task batch."""
 
     def __init__(self, env_id, num_envs, vectorization_mode="sync", **kwargs):
-        options = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        make_options = {"vectorization_mode": vectorization_mode, "vector_kwargs": options, "wrappers": [KeepTask]}
-        super().__init__(gym.make_vec(env_id, num_envs, **make_options, **kwargs))
+        options = {"vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}, "wrappers": [KeepTask]}
+        super().__init__(gym.make_vec(env_id, num_envs, vectorization_mode, **options, **kwargs))
         self._example, self._rng = gym.make(env_id, **kwargs), np.random.default_rng()
         self.horizon, self.tasks, self._tasks_named = self._example.spec.max_episode_steps, None, False
         if not hasattr(self._example.unwrapped, "sample_task"):
@@ -473,23 +473,23 @@ def make(env_id, num_envs=1, **kwargs):
 
 def check_arguments(args):
     """Raises UsageError, one sentence, for a number in a script's `Args` dataclass that is out of range."""
-    may_be_zero = ("seed", "eval_seed", "gamma", "gamma_start", "gae_lambda", "ent_coef", "vf_coef", "num_inner_steps")
-    at_most_one = ("gamma", "gamma_start", "gae_lambda", "ramp_fraction", "fisher_fraction")
-    arguments = vars(args)
-    for name, number in arguments.items():
+    may_be_zero = "seed eval_seed gamma gamma_start gae_lambda ent_coef vf_coef num_inner_steps cg_damping".split()
+    for name, number in vars(args).items():
         if type(number) in (int, float) and not (0 < number < np.inf or (number == 0 and name in may_be_zero)):
             raise UsageError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
-        if name in at_most_one and number is not None and number > 1:
+        if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction", "fisher_fraction") and (number or 0) > 1:
             raise UsageError(f"{name} must not exceed 1, got {number}.")
-    if arguments.get("gamma_start") is not None and args.gamma == 1:
+    if getattr(args, "gamma_start", None) is not None and args.gamma == 1:
         raise UsageError("gamma must be below 1 where gamma_start is given: the steps looked ahead must be finite.")
+    if {"env_id", "num_envs"} & set(args.env_kwargs):
+        raise UsageError("env_kwargs cannot hold env_id or num_envs: they have arguments of their own.")
     if args.eval_trials < 2:
         raise UsageError("eval_trials must be at least 2: a standard error takes two trials.")
     if args.track and importlib.util.find_spec("wandb") is None:
         raise UsageError("track needs the package wandb: install it with pip install wandb.")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("This script runs in one process: start it with python, not with torchrun.")
-    if arguments.get("num_minibatches", 1) > arguments.get("num_envs", 1):
+    if getattr(args, "num_minibatches", 0) > getattr(args, "num_envs", 0):
         raise UsageError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
 
 

@@ -127,10 +127,9 @@ class Policy:
             h = torch.baddbmm(bias, h.relu_() if i > 0 else h, weight)  # [M, B, out]: each task's own weights
         return (h, params["log_std"]) if isinstance(self.action_space, Box) else (h,)
 
-    def distribution(self, mean_or_logits, log_std=None):
+    def distribution(self, out, log_std=None):
         """The distribution over actions, batch shape [M, B], that `outputs` define."""
-        gaussian = log_std is not None
-        return Independent(Normal(mean_or_logits, log_std.exp()), 1) if gaussian else Categorical(logits=mean_or_logits)
+        return Categorical(logits=out) if log_std is None else Independent(Normal(out, log_std.exp()), 1)
 
 
 @torch.no_grad()
@@ -138,27 +137,35 @@ def rollout(policy, params, env, tasks, seed, random=False):
     """K = env.num_envs / M episodes in each of M tasks, all in lock-step, by `params` of one policy or of M.
 
     Returns a dict of tensors [M, K, T, ...], T <= env.horizon: `obs`, `action`, `log_prob`, `reward`, and `valid`,
-    false after an episode's end; and of `return` [M, K]. `random` takes uniformly random actions instead.
+    false after an episode's end; and of `return` [M, K]. With `random`, rewards are those of uniformly random actions.
     """
     shape, device, threads = (len(tasks), env.num_envs // len(tasks)), params["bias_0"].device, torch.get_num_threads()
-    torch.set_num_threads(1)  # torch's idle threads would keep waiting for work on the cores that step the environments
     obs, _ = env.reset(seed=seed, options={"tasks": np.repeat(tasks, shape[1], axis=0)})
     env.action_space.seed(np.random.SeedSequence([3, seed]).generate_state(1).item())
     steps, valid, space = [], np.ones(env.num_envs, dtype=bool), policy.action_space
-    while valid.any():
-        obs = np.eye(policy.obs_size)[obs] if isinstance(policy.observation_space, Discrete) else obs  # one-hot
-        x = torch.tensor(obs, dtype=torch.float32, device=device).unflatten(0, shape)  # [M, K, obs]
-        distribution = policy.distribution(*policy.outputs(params, x))
-        action = distribution.sample()
-        command = action.flatten(0, 1).cpu().numpy()
-        if isinstance(space, Box) and np.isfinite(space.high - space.low).all():  # -1 .. 1 spans the action's range
-            command = space.low + (command.clip(-1, 1) + 1) / 2 * (space.high - space.low)
-        obs, reward, terminated, truncated, _ = env.step(env.action_space.sample() if random else command)
-        step = {"reward": torch.tensor(reward, dtype=torch.float32), "valid": torch.tensor(valid)}
-        step = {name: tensor.to(device).unflatten(0, shape) for name, tensor in step.items()}
-        steps.append(step | {"obs": x, "action": action, "log_prob": distribution.log_prob(action)})
-        valid &= ~(terminated | truncated)
-    torch.set_num_threads(threads)
+    if isinstance(space, Box):  # -1 .. 1 spans the range of a bounded action; an unbounded one stays as it is
+        bounded = np.isfinite(space.high - space.low)
+        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    try:
+        torch.set_num_threads(1)  # torch's idle threads would keep spinning on the cores that step the environments
+        while valid.any():
+            obs = np.eye(policy.obs_size)[obs] if isinstance(policy.observation_space, Discrete) else obs  # one-hot
+            x = torch.tensor(obs, dtype=torch.float32, device=device).unflatten(0, shape)  # [M, K, obs]
+            outputs = policy.outputs(params, x)
+            if not all(output.isfinite().all() for output in outputs):
+                raise envs.UsageError("The policy is not finite: lower --inner-lr, with which it was adapted.")
+            distribution = policy.distribution(*outputs)
+            action = distribution.sample()  # [M, K] or [M, K, action]
+            command = action.flatten(0, 1).cpu().numpy()
+            if isinstance(space, Box):
+                command = (low + (command + 1) / 2 * (high - low)).clip(space.low, space.high)
+            obs, reward, terminated, truncated, _ = env.step(env.action_space.sample() if random else command)
+            step = {"reward": torch.tensor(reward, dtype=torch.float32), "valid": torch.tensor(valid)}
+            step = {name: tensor.to(device).unflatten(0, shape) for name, tensor in step.items()}
+            steps.append(step | {"obs": x, "action": action, "log_prob": distribution.log_prob(action)})
+            valid &= ~(terminated | truncated)
+    finally:
+        torch.set_num_threads(threads)
     batch = {name: torch.stack([step[name] for step in steps], dim=2) for name in steps[0]}
     return batch | {"return": (batch["reward"] * batch["valid"]).sum(2)}
 
@@ -174,7 +181,7 @@ def discounted_sums(x, discount):
 def linear_baseline(batch, gamma):
     """Values [M, K, T]: returns-to-go fitted in each task by least squares on features of observation and time.
 
-    Features are o, o^2, t, t^2, t^3, 1, with o clipped to 10 and t in 100 steps (Duan et al. 2016, section 6).
+    Features are o, o^2, t, t^2, t^3, 1, with o clipped to 10 and t in 100 steps, as in the code of Duan et al. (2016).
     """
     obs, valid = batch["obs"].double().clamp(-10, 10), batch["valid"].double()
     time = (torch.arange(valid.shape[2]).to(obs) / 100).expand_as(valid)[..., None]
@@ -222,22 +229,19 @@ def adapt(policy, params, batch, args):
 
 @torch.no_grad()
 def trial(policy, params, env, tasks, num_steps, seed, args):
-    """Episodes in each task before adaptation and after each of `num_steps` steps: batches with their `advantage`.
-
-    The step size is halved after the steps that training runs through (Finn et al., section 5.3: after the first).
-    """
+    """Episodes in each task before adaptation and after each of `num_steps` steps: batches with their `advantage`."""
     batches = []
     for i in range(num_steps + 1):
-        if i > 0:
+        if i > 0:  # the step size is halved after the steps that training runs through (Finn et al., appendix A.2)
             step_size = args.inner_lr if i <= max(1, args.num_inner_steps) else args.inner_lr / 2
             params = adapt(policy, params, batches[-1], replace(args, inner_lr=step_size))
-        batches.append(rollout(policy, params, env, tasks, seed + i))
+        batches.append(rollout(policy, params, env, tasks, seed + i * env.num_envs))
         batches[-1]["advantage"] = advantages(batches[-1], args.gamma, args.gae_lambda)
     return batches
 
 
 def adapted_outputs(policy, params, batches, args):
-    """What the policies, after one adaptation step on each batch but the last, say about the last one's states."""
+    """The outputs [M, K T, ...] of the policies after a step on each batch but the last, for the last one's states."""
     for batch in batches[:-1]:
         params = adapt(policy, params, batch, args)
     return policy.outputs(params, batches[-1]["obs"].flatten(1, 2))
@@ -256,7 +260,7 @@ def fisher_vector_product(policy, params, batches, args):
     """
     few = max(1, round(args.fisher_fraction * args.episodes_per_task))
     batches = [{name: tensor[:, :few] for name, tensor in batch.items()} for batch in batches]
-    theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()
+    theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
     old = policy.distribution(*(output.detach() for output in outputs))
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
@@ -268,13 +272,11 @@ def conjugate_gradient(product, b, iterations):
     """x with product(x) = b, up to `iterations` steps (Hestenes, Stiefel 1952), for a positive definite `product`."""
     x, residual, direction, norm = torch.zeros_like(b), b, b, b @ b
     for _ in range(iterations):
-        if norm <= 1e-10 * (b @ b):
-            break
         image = product(direction)
-        alpha = norm / (direction @ image)
+        alpha = norm / (direction @ image).clamp(min=1e-30)  # 0 / 0 once it has converged
         x, residual = x + alpha * direction, residual - alpha * image
         previous, norm = norm, residual @ residual
-        direction = residual + norm / previous * direction
+        direction = residual + norm / previous.clamp(min=1e-30) * direction
     return x
 
 
@@ -311,22 +313,19 @@ def update(policy, params, batches, args):
 
 @torch.no_grad()
 def evaluate(policy, params, args):
-    """Adapts to held-out tasks, drawn by `args.eval_seed`, with 0, 1, 2, 3 gradient steps: the dict of eval.json.
-
-    A trial is `eval_episodes` episodes before adaptation and as many after each step.
-    """
+    """The dict of eval.json: `eval_episodes` episodes before and after each of 3 gradient steps in held-out tasks."""
     env, num_trials, episodes = envs.make(args.env_id, 1, **args.env_kwargs), args.eval_trials, args.eval_episodes
     tasks = env.sample_tasks(num_trials, np.random.default_rng([1, args.eval_seed]))
-    returns, random_returns = [], []  # of [tasks, 4, episodes] and [tasks, episodes]
-    for i in range(0, num_trials, 40):
-        chunk = tasks[i : i + 40]
+    returns, random_returns, size = [], [], max(1, min(40, args.meta_batch_size * args.episodes_per_task // episodes))
+    for i in range(0, num_trials, size):
+        chunk = tasks[i : i + size]
         env.close()
         env = envs.make(args.env_id, len(chunk) * episodes, **args.env_kwargs)
         torch_seed, env_seed = np.random.SeedSequence([2, args.eval_seed, i]).generate_state(2).tolist()
         torch.manual_seed(torch_seed)
         random_returns.append(rollout(policy, params, env, chunk, env_seed, random=True)["return"])
         batches = trial(policy, params, env, chunk, 3, env_seed, args)
-        returns.append(torch.stack([batch["return"] for batch in batches], dim=1))
+        returns.append(torch.stack([batch["return"] for batch in batches], dim=1))  # [size, 4, episodes]
     env.close()
     by_step, result = torch.cat(returns).double(), {"num_trials": num_trials, "episodes_per_trial": 4 * episodes}
     named = {"return_mean": by_step.sum((1, 2)), "return_by_episode": by_step.flatten(1)}
@@ -403,13 +402,14 @@ def train(args, signals=()):
         batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
         candidate, logs = update(policy, params, batches, args)
         if not np.isfinite(list(logs.values())).all():
-            raise envs.UsageError(f"Not finite in iteration {iteration + 1}: {logs}. Lower --max-kl and --resume.")
-        params, iteration = candidate, iteration + 1
-        global_step += sum(int(batch["valid"].sum()) for batch in batches)
+            checkpoint()
+            raise envs.UsageError(f"Not finite in iteration {iteration + 1}: {logs}. Lower --inner-lr and --resume.")
+        params, iteration, steps = candidate, iteration + 1, [int(batch["valid"].sum()) for batch in batches]
+        global_step += sum(steps)
         returns = [batch["return"].mean().item() for batch in batches]
         charts = {f"return_after_{i}_steps": number for i, number in enumerate(returns)}
         charts |= {"action_std": params["log_std"].exp().mean().item()} if "log_std" in params else {}
-        charts["episode_length"] = batches[-1]["valid"].sum(2).float().mean().item()
+        charts["episode_length"] = steps[-1] / env.num_envs
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
         for group, scalars in ("losses", logs), ("charts", charts):
             for name, number in scalars.items():

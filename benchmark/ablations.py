@@ -91,9 +91,11 @@ def memory_gate_unbiased():
 
 def meta_loss_without_adaptation():
     """A mistake of sketches of MAML: the loss that is minimised is the one before adaptation."""
-    return patch.object(
-        maml_trpo, "adapted_outputs", lambda policy, params, batches, args: OUTPUTS(policy, params, batches[-1:], args)
-    )
+
+    def update(policy, params, batches, args):
+        return UPDATE(policy, params, batches[:1], args)
+
+    return patch.object(maml_trpo, "update", update)
 
 
 def log_prob_in_place_of_the_ratio():
@@ -153,7 +155,7 @@ class WeakAnt(envs.Locomotion):
 gym.register("UnscaledNavigation-v0", vector_entry_point=UnscaledNavigation)
 gym.register("CrowdedAnt-v0", vector_entry_point=CrowdedAnt)
 gym.register("WeakAnt-v0", vector_entry_point=WeakAnt)
-ADAPT, OUTPUTS = maml_trpo.adapt, maml_trpo.adapted_outputs
+ADAPT, UPDATE = maml_trpo.adapt, maml_trpo.update
 FORWARD, ENCODE, INIT = rl2_ppo.Agent.forward, rl2_ppo.Agent.encode, rl2_ppo.Agent.__init__
 GAE, NOTHING = rl2_ppo.advantages_and_returns, contextlib.nullcontext
 

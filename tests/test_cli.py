@@ -125,6 +125,8 @@ BOTH = [
     ("--env-id nowhere.module:Task-v0", "Cannot import"),
     ("--env-id CartPole-v1", "sample_task"),
     ("--env-kwargs num_arm 3", "does not take these arguments"),
+    ("--env-kwargs num_envs 3", "env_kwargs cannot hold env_id or num_envs"),
+    ("--env-kwargs observe_task false", "observe_task must be True or False, got 'false'"),
     ("--env-id TabularMDP-v0 --env-kwargs horizon 0", "horizon must be"),
     ("--env-id Bandit-v0 --env-kwargs num_arms many", "num_arms must be"),
     ("--gama 1", "--gama"),
@@ -141,7 +143,10 @@ BOTH = [
     ("--resume {}/agent.pt", "what is needed is the checkpoint.pt of a run"),
     ("--resume {}/old.pt", "another version"),
     ("--resume {}/good.pt --env-id TabularMDP-v0", "', not 'TabularMDP-v0'"),
-    ("--resume {}/good.pt --env-kwargs horizon 3", "was trained with env_kwargs {}, not {'horizon': 3}"),
+    (
+        "--resume {}/good.pt --env-kwargs observe_task True",
+        "was trained with env_kwargs {}, not {'observe_task': True}",
+    ),
     ("--resume {}/good.pt --hidden-size 9", "was trained with hidden_size 8, not 9"),
 ]
 MAML = [
@@ -151,6 +156,7 @@ MAML = [
     ("--num-inner-steps -1", "num_inner_steps must be at least 0, got -1"),
     ("--inner-lr nan", "inner_lr must be above 0, got nan"),
     ("--max-kl inf", "max_kl must be above 0, got inf"),
+    ("--inner-lr 1e38 --env-id TabularMDP-v0 --eval-trials 2", "The policy is not finite: lower --inner-lr"),
     ("--fisher-fraction 1.5", "fisher_fraction must not exceed 1, got 1.5"),
     ("--resume {}/../rl2_ppo/good.pt", "is of rl2_ppo"),
 ]

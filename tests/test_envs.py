@@ -417,6 +417,7 @@ def test_gymnasium_accepts_the_environments(env_id):
         (lambda: envs.make("Bandit-v0").step(np.array([0])), "Call reset"),
         (lambda: envs.make("CartPole-v1"), "sample_task"),
         (lambda: envs.make("AntDir-v0", horizon=0), "horizon must be"),
+        (lambda: envs.make("Bandit-v0", observe_task="false"), "observe_task must be True or False, got 'false'"),
         (lambda: envs.make("AntDir-v0", body="Dog"), "does not take these arguments"),
     ],
 )

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector.utils import batch_space
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 import envs
@@ -157,12 +158,49 @@ def test_random_rollouts_do_not_depend_on_the_policy():
     assert not torch.equal(first, maml_trpo.rollout(policy, policy.initial_params(), env, tasks, 0)["return"])
 
 
-def test_rollout_leaves_the_number_of_threads_alone():
-    before = torch.get_num_threads()
+def test_rollout_leaves_the_number_of_threads_alone(monkeypatch):
+    torch.set_num_threads(2)
     env = envs.make("Bandit-v0", 4)
     policy = Policy(env.single_observation_space, env.single_action_space, 4)
     maml_trpo.rollout(policy, policy.initial_params(), env, env.sample_tasks(2), 0)
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 2
+    monkeypatch.setattr(env, "step", lambda actions: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        maml_trpo.rollout(policy, policy.initial_params(), env, env.sample_tasks(2), 0)
+    assert torch.get_num_threads() == 2
+
+
+class OddBox(envs.Navigation2D):
+    """Actions with an asymmetric, an unbounded and a half-bounded range; remembers what it was told to do."""
+
+    def __init__(self, num_envs=1):
+        super().__init__(num_envs, horizon=3)
+        low, high = np.float32([-1, -np.inf, 0]), np.float32([5, np.inf, np.inf])
+        self.single_action_space = gym.spaces.Box(low, high)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.told = []
+
+    def step(self, actions):
+        self.told.append(actions)
+        return super().step(actions)
+
+    def _advance(self, actions):
+        return super()._advance(actions[:, :2])
+
+
+gym.register("OddBox-v0", vector_entry_point=OddBox)
+
+
+def test_actions_fill_a_bounded_range_and_respect_a_half_bounded_one():
+    env = envs.make("OddBox-v0", 400)
+    policy = Policy(env.single_observation_space, env.single_action_space, 4)
+    torch.manual_seed(0)
+    batch = maml_trpo.rollout(policy, policy.initial_params(), env, env.sample_tasks(2), 0)
+    action, told = batch["action"].flatten(0, 1).transpose(0, 1).numpy(), np.stack(env.unwrapped.told)
+    np.testing.assert_allclose(told[..., 0], (2 + 3 * action[..., 0]).clip(-1, 5), atol=1e-5)  # -1 .. 1 becomes -1 .. 5
+    np.testing.assert_allclose(told[..., 1], action[..., 1], atol=1e-5)
+    np.testing.assert_allclose(told[..., 2], action[..., 2].clip(0), atol=1e-5)
+    assert (action < -1).any() and told[..., 2].min() == 0
 
 
 # ------------------------------------------------------------------------------------------------ baseline, advantages
@@ -440,7 +478,7 @@ def test_a_trial_adapts_step_by_step_and_halves_the_step_size_after_the_trained_
         torch.manual_seed(1)
         current = params
         for i, batch in enumerate(batches):
-            again = maml_trpo.rollout(policy, current, env, tasks, 7 + i)
+            again = maml_trpo.rollout(policy, current, env, tasks, 7 + 6 * i)
             assert all(torch.equal(again[name], batch[name]) for name in again)
             if i < 3:
                 current = maml_trpo.adapt(policy, current, batch, replace(args, inner_lr=sizes[i]))
@@ -470,7 +508,7 @@ def test_evaluation_is_of_held_out_tasks(in_tmp, monkeypatch):
         seen.append((tasks, torch.stack([batch["return"] for batch in batches], 1).double().numpy(), num_steps))
         return batches
 
-    env = envs.make("EarlyEnds-v0")
+    env = envs.make("Navigation2D-v0")
     policy = Policy(env.single_observation_space, env.single_action_space, 8)
     monkeypatch.setattr(maml_trpo, "trial", spy)
     args = Args(**{**TINY, "eval_trials": 50})
@@ -507,7 +545,58 @@ def test_a_run_writes_what_it_promises(in_tmp, env_id):
     assert all(result[key] == number for key, number in again.items())
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"num_inner_steps": 0}, {"num_inner_steps": 2, "first_order": True}])
+class NoisyStart(gym.Env):
+    """An ordinary single environment: a line to walk along, from a random place to the one that the task names."""
+
+    observation_space, action_space = gym.spaces.Box(-np.inf, np.inf, (1,)), gym.spaces.Box(-1, 1, (1,))
+
+    def sample_task(self, rng):
+        return rng.uniform(-1, 1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.goal, self.place = options["task"], self.np_random.normal(size=1).astype(np.float32)
+        return self.place, {}
+
+    def step(self, action):
+        self.place = (self.place + 0.1 * action).astype(np.float32)
+        return self.place, -float(abs(self.place[0] - self.goal)), False, False, {}
+
+
+gym.register("NoisyStart-v0", entry_point=NoisyStart, max_episode_steps=6)
+
+
+def test_a_single_environment_of_ones_own_is_trained_on_fresh_episodes(in_tmp, monkeypatch):
+    starts, original = [], maml_trpo.rollout
+
+    def spy(*arguments, **kwargs):
+        batch = original(*arguments, **kwargs)
+        starts.append(batch["obs"][:, :, 0].flatten().tolist())
+        return batch
+
+    monkeypatch.setattr(maml_trpo, "rollout", spy)
+    result, _ = train_tiny(env_id="NoisyStart-v0", env_kwargs={}, eval_trials=4)
+    training = [start for batch in starts[:8] for start in batch]  # four iterations of two batches
+    assert len(set(training)) == len(training) == 8 * 3 * 4  # no episode starts where another did
+    assert np.isfinite(result["return_by_gradient_step"]).all()
+
+
+def test_parameters_that_adaptation_blows_up_are_told_about(in_tmp):
+    with pytest.raises(ValueError, match="The policy is not finite: lower --inner-lr"):
+        train_tiny(env_id="TabularMDP-v0", inner_lr=1e38, max_kl=1e-3, num_iterations=1)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"num_inner_steps": 0},
+        {"num_inner_steps": 2, "first_order": True},
+        {"env_id": "TabularMDP-v0"},
+        {"env_id": "HalfCheetahVel-v0"},
+        {"env_id": "AntGoal-v0", "env_kwargs": {"horizon": 30}},
+    ],
+)
 def test_stopped_and_resumed_equals_never_stopped(in_tmp, monkeypatch, kwargs):
     """A run that saves after every iteration is cut in the middle; its checkpoint goes on to the same end."""
     kwargs = {"checkpoint_seconds": 1e-9, **kwargs}
