@@ -159,12 +159,12 @@ ADAPT, UPDATE = maml_trpo.adapt, maml_trpo.update
 FORWARD, ENCODE, INIT = rl2_ppo.Agent.forward, rl2_ppo.Agent.encode, rl2_ppo.Agent.__init__
 GAE, NOTHING = rl2_ppo.advantages_and_returns, contextlib.nullcontext
 
-NAVIGATION = {"num_iterations": 60}
+NAVIGATION = {"num_iterations": 40, "gae_lambda": 1.0}
 ANT = {"env_id": "AntDir-v0", "num_iterations": 40, "meta_batch_size": 10, "eval_trials": 40, "gamma": 0.95}
 ANT |= {"gae_lambda": 0.9, "max_kl": 0.03, "fisher_fraction": 0.2}
 MAML_ABLATIONS = {
-    "2D navigation, 60 meta-iterations": [
-        ("base: the defaults", NAVIGATION, NOTHING),
+    "2D navigation, 40 meta-iterations": [
+        ("base: the defaults, but --gae-lambda 1", NAVIGATION, NOTHING),
         ("--first-order", NAVIGATION | {"first_order": True}, NOTHING),
         ("--num-inner-steps 0 (pretrained)", NAVIGATION | {"num_inner_steps": 0}, NOTHING),
         (
@@ -174,14 +174,14 @@ MAML_ABLATIONS = {
         ),
         ("meta-loss before adaptation", NAVIGATION, meta_loss_without_adaptation),
         ("log π in place of π/π_old in the inner objective", NAVIGATION, log_prob_in_place_of_the_ratio),
-        ("--num-inner-steps 2", NAVIGATION | {"num_inner_steps": 2}, NOTHING),
+        ("--num-inner-steps 2 (return after 2)", NAVIGATION | {"num_inner_steps": 2}, NOTHING),
         ("--inner-lr 0.05", NAVIGATION | {"inner_lr": 0.05}, NOTHING),
         ("--inner-lr 0.2", NAVIGATION | {"inner_lr": 0.2}, NOTHING),
         ("--fisher-fraction 0.05", NAVIGATION | {"fisher_fraction": 0.05}, NOTHING),
         ("--fisher-fraction 0.5", NAVIGATION | {"fisher_fraction": 0.5}, NOTHING),
         ("--fisher-fraction 1", NAVIGATION | {"fisher_fraction": 1.0}, NOTHING),
         ("--max-kl 0.03", NAVIGATION | {"max_kl": 0.03}, NOTHING),
-        ("--gae-lambda 0.9", NAVIGATION | {"gae_lambda": 0.9}, NOTHING),
+        ("--gae-lambda 0.9 (the default)", NAVIGATION | {"gae_lambda": 0.9}, NOTHING),
         ("no baseline", NAVIGATION, no_baseline),
         ("actions not scaled to their range", NAVIGATION | {"env_id": "UnscaledNavigation-v0"}, NOTHING),
     ],
@@ -239,9 +239,9 @@ def run(module, settings, change):
                 result = module.train(module.Args(**settings))
         finally:
             os.chdir(home)
-    if module is maml_trpo:  # after one gradient step
-        stderr = result["return_by_gradient_step_stderr"][1]
-        return {"return": result["return_by_gradient_step"][1], "stderr": stderr, "seconds": result["wall_seconds"]}
+    if module is maml_trpo:  # after one gradient step, or as many as training runs through
+        i, name = max(1, settings.get("num_inner_steps", 1)), "return_by_gradient_step"
+        return {"return": result[name][i], "stderr": result[name + "_stderr"][i], "seconds": result["wall_seconds"]}
     keys = {"return": "return_mean_pseudo", "stderr": "return_stderr_pseudo", "seconds": "wall_seconds"}
     return {name: result[key] for name, key in keys.items()}
 
