@@ -264,7 +264,7 @@ def fisher_vector_product(policy, params, batches, args):
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
     old = policy.distribution(*(output.detach() for output in outputs))
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
-    (slope,) = torch.autograd.grad(kl, theta, create_graph=True)  # zero here, which leaves J^T F J of its derivative
+    (slope,) = torch.autograd.grad(kl, theta, create_graph=True)  # zero here: its derivative is J^T F J alone
     return lambda v: torch.autograd.grad(slope @ v, theta, retain_graph=True)[0] + args.cg_damping * v
 
 

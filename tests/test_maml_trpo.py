@@ -342,6 +342,23 @@ def test_what_comes_after_an_episodes_end_changes_nothing():
         torch.testing.assert_close(compute(spoilt), compute(batches), atol=1e-12, rtol=1e-9)
 
 
+@pytest.mark.parametrize("env_id", KINDS)
+def test_no_stray_cpu_tensors(env_id):
+    """On the meta device a tensor that was made on the CPU would raise: advantages, adaptation, Fisher, gradient."""
+    policy, params, batches, args = make(env_id)
+    params = {name: param.float().to("meta") for name, param in params.items()}
+    batches = [
+        {name: (x.float() if x.dtype == torch.float64 else x).to("meta") for name, x in b.items()} for b in batches
+    ]
+    for batch in batches:
+        batch["advantage"] = maml_trpo.advantages(batch, 0.99, 0.9)
+    assert maml_trpo.adapt(policy, params, batches[0], args)["bias_0"].is_meta
+    product = maml_trpo.fisher_vector_product(policy, params, batches, args)
+    size = sum(param.numel() for param in params.values())
+    assert maml_trpo.conjugate_gradient(product, torch.zeros(size, device="meta"), 3).is_meta
+    assert meta_gradient(policy, params, batches, args).is_meta
+
+
 # ----------------------------------------------------------------------------------------------------------------- TRPO
 
 
