@@ -79,6 +79,8 @@ class Args:
     """if toggled, leave out second derivatives: the adaptation step counts as a constant"""
     hidden_size: int = 100
     """the size of the policy's two hidden layers"""
+    action_scale: float = 1.0
+    """the part of the action range that the policy's -1 .. 1 spans: its first actions have this standard deviation"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
@@ -104,8 +106,8 @@ class Args:
 class Policy:
     """An MLP as a pure function of a dict of parameters, whose first axis is the task (size 1: shared by all tasks)."""
 
-    def __init__(self, observation_space, action_space, hidden_size):
-        self.observation_space, self.action_space = observation_space, action_space
+    def __init__(self, observation_space, action_space, hidden_size, action_scale=1.0):
+        self.observation_space, self.action_space, self.action_scale = observation_space, action_space, action_scale
         sizes = [int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in (observation_space, action_space)]
         self.obs_size, self.action_size, self.hidden_size = *sizes, hidden_size
 
@@ -116,7 +118,9 @@ class Policy:
             params[f"weight_{i}"] = nn.init.xavier_uniform_(torch.empty(sizes[i : i + 2]))[None]
             params[f"bias_{i}"] = torch.zeros(1, 1, sizes[i + 1])
         if isinstance(self.action_space, Box):
-            params["log_std"] = torch.zeros(1, 1, self.action_size)  # in units of half the action range
+            params["log_std"] = torch.zeros(
+                1, 1, self.action_size
+            )  # in units of half the action range times action_scale
         return {name: param.to(device) for name, param in params.items()}
 
     def outputs(self, params, obs):
@@ -143,7 +147,7 @@ def rollout(policy, params, env, tasks, seed, random=False):
     obs, _ = env.reset(seed=seed, options={"tasks": np.repeat(tasks, shape[1], axis=0)})
     env.action_space.seed(np.random.SeedSequence([3, seed]).generate_state(1).item())
     steps, valid, space = [], np.ones(env.num_envs, dtype=bool), policy.action_space
-    if isinstance(space, Box):  # -1 .. 1 spans the range of a bounded action; an unbounded one stays as it is
+    if isinstance(space, Box):  # at a scale of 1, -1 .. 1 spans the range of a bounded action
         bounded = np.isfinite(space.high - space.low)
         low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
     try:
@@ -158,7 +162,8 @@ def rollout(policy, params, env, tasks, seed, random=False):
             action = distribution.sample()  # [M, K] or [M, K, action]
             command = action.flatten(0, 1).cpu().numpy()
             if isinstance(space, Box):
-                command = (low + (command + 1) / 2 * (high - low)).clip(space.low, space.high)
+                command = low + (policy.action_scale * command + 1) / 2 * (high - low)
+                command = command.clip(space.low, space.high)
             obs, reward, terminated, truncated, _ = env.step(env.action_space.sample() if random else command)
             step = {"reward": torch.tensor(reward, dtype=torch.float32), "valid": torch.tensor(valid)}
             step = {name: tensor.to(device).unflatten(0, shape) for name, tensor in step.items()}
@@ -213,12 +218,9 @@ def surrogate(distribution, batch):
 
 
 def adapt(policy, params, batch, args):
-    """One policy gradient step in each of the batch's M tasks: theta' = theta + alpha grad J_i(theta), a new dict.
-
-    Differentiable in `params` where they require it, through the gradient as well unless `args.first_order`.
-    """
+    """One policy gradient step in each of the batch's M tasks: theta' = theta + alpha grad J_i(theta), a new dict."""
     params = {name: param.expand(len(batch["obs"]), -1, -1) for name, param in params.items()}  # [M, ...]
-    second_order = params["bias_0"].requires_grad and not args.first_order
+    second_order = params["bias_0"].requires_grad and not args.first_order  # else the gradient counts as a constant
     with torch.enable_grad():
         at = params if second_order else {name: param.detach().requires_grad_() for name, param in params.items()}
         distribution = policy.distribution(*policy.outputs(at, batch["obs"].flatten(1, 2)))
@@ -281,10 +283,7 @@ def conjugate_gradient(product, b, iterations):
 
 
 def update(policy, params, batches, args):
-    """One TRPO step on the meta-objective, from the batches of `trial`: new initial parameters, and a dict of logs.
-
-    The parameters come back as they were where the line search finds no improvement within the trust region.
-    """
+    """One TRPO step from a trial's batches: new parameters, or the old ones where the line search fails, and logs."""
     num_tasks, theta = len(batches[0]["obs"]), nn.utils.parameters_to_vector(params.values()).requires_grad_()
     # Ten tasks at a time: a graph over all of them would outgrow the processor's cache.
     chunks = [[{k: x[i : i + 10] for k, x in batch.items()} for batch in batches] for i in range(0, num_tasks, 10)]
@@ -353,7 +352,7 @@ def load(checkpoint, device="cpu"):
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
-    policy = Policy(env.single_observation_space, env.single_action_space, args.hidden_size)
+    policy = Policy(env.single_observation_space, env.single_action_space, args.hidden_size, args.action_scale)
     env.close()
     return policy, saved["agent"], args
 
@@ -365,14 +364,14 @@ def train(args, signals=()):
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)
     env = envs.make(args.env_id, args.meta_batch_size * args.episodes_per_task, **args.env_kwargs)
-    policy = Policy(env.single_observation_space, env.single_action_space, args.hidden_size)
+    policy = Policy(env.single_observation_space, env.single_action_space, args.hidden_size, args.action_scale)
     params = policy.initial_params(device)
     iteration, global_step, wall_seconds = 0, 0, 0.0
     name = args.env_id.replace(":", "_").replace("/", "_")
     run_dir = Path("runs") / f"{name}__{args.exp_name}__{args.seed}__{int(time.time())}"
     if args.resume:
         saved, run_dir = read_checkpoint(args.resume, device, ("agent", "iteration")), Path(args.resume).parent
-        for name in ("env_id", "env_kwargs", "hidden_size"):
+        for name in ("env_id", "env_kwargs", "hidden_size", "action_scale"):
             if saved["args"][name] != (value := getattr(args, name)):
                 raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
         params, iteration = saved["agent"], saved["iteration"]
@@ -406,15 +405,14 @@ def train(args, signals=()):
             raise envs.UsageError(f"Not finite in iteration {iteration + 1}: {logs}. Lower --inner-lr and --resume.")
         params, iteration, steps = candidate, iteration + 1, [int(batch["valid"].sum()) for batch in batches]
         global_step += sum(steps)
-        returns = [batch["return"].mean().item() for batch in batches]
-        charts = {f"return_after_{i}_steps": number for i, number in enumerate(returns)}
+        charts = {f"return_after_{i}_steps": batch["return"].mean().item() for i, batch in enumerate(batches)}
+        bar.set_postfix_str("return after 0, 1, ... steps: " + ", ".join(f"{r:.2f}" for r in charts.values()))
         charts |= {"action_std": params["log_std"].exp().mean().item()} if "log_std" in params else {}
         charts["episode_length"] = steps[-1] / env.num_envs
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
         for group, scalars in ("losses", logs), ("charts", charts):
             for name, number in scalars.items():
                 writer.add_scalar(f"{group}/{name}", number, global_step)
-        bar.set_postfix_str("return after 0, 1, ... steps: " + ", ".join(f"{number:.2f}" for number in returns))
         bar.update(iteration - bar.n)
         if time.time() - last_save > args.checkpoint_seconds:
             checkpoint()

@@ -158,7 +158,9 @@ MAML = [
     ("--max-kl inf", "max_kl must be above 0, got inf"),
     ("--inner-lr 1e38 --env-id TabularMDP-v0 --eval-trials 2", "The policy is not finite: lower --inner-lr"),
     ("--fisher-fraction 1.5", "fisher_fraction must not exceed 1, got 1.5"),
+    ("--action-scale 0", "action_scale must be above 0, got 0.0"),
     ("--resume {}/../rl2_ppo/good.pt", "is of rl2_ppo"),
+    ("--resume {}/good.pt --action-scale 0.5", "was trained with action_scale 1.0, not 0.5"),
 ]
 RL2 = [
     ("--cell transformer", "transformer"),

@@ -191,15 +191,18 @@ class OddBox(envs.Navigation2D):
 gym.register("OddBox-v0", vector_entry_point=OddBox)
 
 
-def test_actions_fill_a_bounded_range_and_respect_a_half_bounded_one():
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_actions_fill_a_bounded_range_and_respect_a_half_bounded_one(scale):
     env = envs.make("OddBox-v0", 400)
-    policy = Policy(env.single_observation_space, env.single_action_space, 4)
+    policy = Policy(env.single_observation_space, env.single_action_space, 4, action_scale=scale)
     torch.manual_seed(0)
     batch = maml_trpo.rollout(policy, policy.initial_params(), env, env.sample_tasks(2), 0)
     action, told = batch["action"].flatten(0, 1).transpose(0, 1).numpy(), np.stack(env.unwrapped.told)
-    np.testing.assert_allclose(told[..., 0], (2 + 3 * action[..., 0]).clip(-1, 5), atol=1e-5)  # -1 .. 1 becomes -1 .. 5
-    np.testing.assert_allclose(told[..., 1], action[..., 1], atol=1e-5)
-    np.testing.assert_allclose(told[..., 2], action[..., 2].clip(0), atol=1e-5)
+    np.testing.assert_allclose(
+        told[..., 0], (2 + 3 * scale * action[..., 0]).clip(-1, 5), atol=1e-5
+    )  # -1 .. 1 becomes -1 .. 5
+    np.testing.assert_allclose(told[..., 1], scale * action[..., 1], atol=1e-5)
+    np.testing.assert_allclose(told[..., 2], (scale * action[..., 2]).clip(0), atol=1e-5)
     assert (action < -1).any() and told[..., 2].min() == 0
 
 
