@@ -124,13 +124,13 @@ class Args:
 class Agent(nn.Module):
     """One recurrent trunk, a policy and a value head (RL^2, section 2.3). Use it through `initial_state` and `act`."""
 
-    def __init__(self, observation_space, action_space, args):
+    def __init__(self, env, args):
         super().__init__()
-        self.args, self.observation_space, self.action_space = args, observation_space, action_space
-        sizes = [int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in (observation_space, action_space)]
-        self.obs_size, self.action_size = sizes
+        self.args = args
+        spaces = self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
+        self.obs_size, self.action_size = (int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in spaces)
         # Running mean and variance, averaged over all batches they are called with: part of the state_dict.
-        self.obs_norm, self.return_norm = (nn.BatchNorm1d(n, affine=False, momentum=None) for n in (sizes[0], 1))
+        self.obs_norm, self.return_norm = (nn.BatchNorm1d(n, affine=False, momentum=None) for n in (self.obs_size, 1))
         hidden, trunk = args.hidden_size, {"gru": nn.GRU, "lstm": nn.LSTM}[args.cell]
         self.trunk = trunk(self.obs_size + self.action_size + 2, hidden)
         nn.init.orthogonal_(self.trunk.weight_hh_l0)
@@ -139,7 +139,7 @@ class Agent(nn.Module):
         for layer, gain in ((self.policy, 0.01), (self.value, 1.0)):  # 0.01: the first policy is close to uniform
             nn.init.orthogonal_(layer.weight, gain)
             nn.init.zeros_(layer.bias)
-        if isinstance(action_space, Box):
+        if isinstance(self.action_space, Box):
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
 
     def initial_state(self, num_envs):
@@ -172,10 +172,7 @@ class Agent(nn.Module):
     @torch.inference_mode()
     def act(self, obs, prev_action, prev_reward, prev_done, state):
         """Actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
-
-        `state` is `initial_state(N)` in a trial's first step, where `prev_...` may be anything, and what the last call
-        returned in every other, the first of a new episode included.
-        """
+        `state` is `initial_state(N)` in a trial's first step, where `prev_...` may be anything; then the last one."""
         memory, first = state
         inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
         policy, _, memory = self(self.encode(*inputs, first)[None], memory)
@@ -184,13 +181,10 @@ class Agent(nn.Module):
 
 @torch.inference_mode()
 def rollout(agent, env, tasks, episodes, seed, random=False):
-    """Runs one trial of `episodes` episodes in each of N tasks, in lock-step, T <= episodes * env.horizon steps.
-
-    Returns a dict of tensors [T, N, ...]: the network's inputs `x`, `obs`, `action`, `log_prob`, `value`, `reward`,
-    `regret` (where the environment reports it), `episode`, the number of the trial's episodes that were over before
-    the step, and `valid`, false for what a sub-environment did after its trial had ended. `random` replaces the policy
-    by uniformly random actions.
-    """
+    """Runs a trial of `episodes` episodes in each of N tasks: tensors [T, N, ...], T <= episodes * env.horizon.
+    They are the network's inputs `x`, `obs`, `action`, `log_prob`, `value`, `reward`, `regret` (if the environment has
+    it), `episode`, the number of episodes over before the step, and `valid`, false for what a sub-environment did after
+    its trial had ended. `random` replaces the policy by uniformly random actions."""
     device = agent.value.weight.device
     obs, _ = env.reset(seed=seed, options={"tasks": tasks})
     env.action_space.seed(np.random.SeedSequence([3, seed]).generate_state(1).item())
@@ -216,9 +210,7 @@ def rollout(agent, env, tasks, episodes, seed, random=False):
 
 def advantages_and_returns(data, gamma, gae_lambda):
     """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
-
-    An episode's end does not cut it: what is learnt in one pays in the next (RL^2, section 2.2). The trial's end does.
-    """
+    The end of an episode does not cut it: what is learnt in one pays in the next (RL^2, section 2.2)."""
     signal, value, valid = data["signal"], data["value"], data["valid"]
     advantage = torch.zeros_like(value)
     next_value = last = torch.zeros_like(value[0])
@@ -231,9 +223,7 @@ def advantages_and_returns(data, gamma, gae_lambda):
 
 def ppo_loss(agent, batch, args, ent_coef):
     """The loss of a minibatch of whole trials, a dict of [T, B, ...] tensors, and a dict of what is logged of it.
-
-    The network runs through each trial from its first step, as in the rollout: the ratios of the first update are 1.
-    """
+    The network runs through each trial from its first step, as in the rollout: the ratios of the first update are 1."""
     policy, value, _ = agent(batch["x"], agent.initial_state(batch["x"].shape[1])[0])
     log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
     ratio, advantage = log_ratio.exp(), batch["advantage"]
@@ -276,34 +266,26 @@ def episode_returns(data, episodes):
 
 def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
     """One trial in each of `num_trials` held-out tasks, for the agent and for a random policy: the dict of eval.json.
-
-    Tasks come from their own stream of random numbers, fixed by `seed`. `return_mean_pseudo` estimates the same as
-    `return_mean` with far less noise: on average, a policy's return is E[V*] per episode minus its regrets.
-    """
-    env, size = envs.make(env_id, 1, **env_kwargs), min(4000, agent.args.num_envs)
+    Tasks come from a stream of random numbers of their own. `return_mean_pseudo` estimates what `return_mean` does with
+    far less noise: on average, a policy's return is E[V*] per episode minus its regrets."""
+    env, size, batches = envs.make(env_id, 1, **env_kwargs), min(4000, agent.args.num_envs), []
     tasks = env.sample_tasks(num_trials, np.random.default_rng([1, seed]))
-    returns, random_returns, regrets = [], [], []
     for i in range(0, num_trials, size):
         chunk = tasks[i : i + size]
         env.close()
         env = envs.make(env_id, len(chunk), **env_kwargs)
         torch_seed, env_seed = np.random.SeedSequence([2, seed, i]).generate_state(2).tolist()
         torch.manual_seed(torch_seed)
-        data = rollout(agent, env, chunk, episodes_per_trial, env_seed, random=True)
-        random_returns.append(episode_returns(data, episodes_per_trial))
-        data = rollout(agent, env, chunk, episodes_per_trial, env_seed)
-        returns.append(episode_returns(data, episodes_per_trial))
-        regrets.append((data.get("regret", data["valid"]) * data["valid"]).sum(0))
+        both = [rollout(agent, env, chunk, episodes_per_trial, env_seed, random) for random in (True, False)]
+        returns, data = [episode_returns(data, episodes_per_trial) for data in both], both[-1]
+        batches.append([*returns, (data.get("regret", data["valid"]) * data["valid"]).sum(0)])
     env.close()
-    by_episode, regret = (
-        torch.cat(returns).double(),
-        torch.cat(regrets).double(),
-    )  # [num_trials, episodes], [num_trials]
+    random, by_episode, regret = (torch.cat(parts).double() for parts in zip(*batches, strict=True))  # [trials, ...]
     result = {"num_trials": num_trials, "episodes_per_trial": episodes_per_trial}
+    result["random_return_mean"] = random.sum(1).mean().item()
     for name, samples in ("return_mean", by_episode.sum(1)), ("return_by_episode", by_episode):
         stderr = samples.std(0) / num_trials**0.5
         result |= {name: samples.mean(0).tolist(), name.removesuffix("_mean") + "_stderr": stderr.tolist()}
-    result["random_return_mean"] = torch.cat(random_returns).sum(1).mean().item()
     if "regret" in data and hasattr(env, "expected_optimum"):
         optimum, optimum_stderr = (episodes_per_trial * number for number in env.expected_optimum())
         result["return_mean_pseudo"] = optimum - regret.mean().item()
@@ -327,9 +309,7 @@ def load(checkpoint, device="cpu"):
     """The trained agent of a `checkpoint.pt` or `agent.pt`, ready to `act`; `agent.args` are the run's arguments."""
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
-    env = envs.make(args.env_id, 1, **args.env_kwargs)
-    agent = Agent(env.single_observation_space, env.single_action_space, args).to(device)
-    env.close()
+    agent = Agent(envs.make(args.env_id, 1, **args.env_kwargs), args).to(device)
     agent.load_state_dict(saved["agent"])
     return agent
 
@@ -353,7 +333,7 @@ def train(args, signals=()):
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)
     env = envs.make(args.env_id, args.num_envs, **args.env_kwargs)
-    agent = Agent(env.single_observation_space, env.single_action_space, args).to(device)
+    agent = Agent(env, args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     iteration, global_step, wall_seconds = 0, 0, 0.0
     name = args.env_id.replace(":", "_").replace("/", "_")

@@ -82,8 +82,8 @@ def input_without(*parts):
 
 
 def memory_gate_unbiased():
-    def init(agent, observation_space, action_space, args):
-        INIT(agent, observation_space, action_space, args)
+    def init(agent, env, args):
+        INIT(agent, env, args)
         agent.trunk.bias_hh_l0.data[args.hidden_size : 2 * args.hidden_size] -= 1
 
     return patch.object(rl2_ppo.Agent, "__init__", init)

@@ -48,7 +48,7 @@ def rl2(amp, iterations=2):
     args = rl2_ppo.Args(hidden_size=256, episodes_per_trial=100, num_envs=960, num_minibatches=2, update_epochs=8)
     args.amp = amp
     env = envs.make("Bandit-v0", args.num_envs)
-    agent = rl2_ppo.Agent(env.single_observation_space, env.single_action_space, args)
+    agent = rl2_ppo.Agent(env, args)
     optimizer = torch.optim.Adam(agent.parameters())
     times = []
     for _ in range(iterations + 1):  # the first one warms up

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +18,7 @@ from rl2_ppo import Agent, Args
 def make_agent(env, **kwargs):
     torch.manual_seed(0)
     args = Args(hidden_size=16, **kwargs)
-    agent = Agent(env.single_observation_space, env.single_action_space, args)
+    agent = Agent(env, args)
     torch.nn.init.normal_(agent.policy.weight, 0, 0.5)  # far from uniform, so that errors show
     return agent
 
@@ -296,7 +297,8 @@ def test_no_stray_cpu_tensors(cell, discrete):
     """On torch's meta device any operation with a tensor of another device fails."""
     obs_space = gym.spaces.Discrete(4) if discrete else gym.spaces.Box(-1, 1, (3,))
     action_space = gym.spaces.Discrete(5) if discrete else gym.spaces.Box(-1, 1, (2,))
-    agent = Agent(obs_space, action_space, Args(hidden_size=8, cell=cell, norm_obs=True)).to("meta")
+    env = SimpleNamespace(single_observation_space=obs_space, single_action_space=action_space)
+    agent = Agent(env, Args(hidden_size=8, cell=cell, norm_obs=True)).to("meta")
     memory, first = agent.initial_state(6)
     obs = torch.zeros(6, dtype=torch.long, device="meta") if discrete else torch.zeros(6, 3, device="meta")
     action = torch.zeros(6, dtype=torch.long, device="meta") if discrete else torch.zeros(6, 2, device="meta")

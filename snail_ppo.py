@@ -1,0 +1,450 @@
+"""SNAIL with PPO: temporal convolutions and causal attention learn to learn.
+
+A *trial* is some episodes in one unknown task. Beside the observation the agent sees its own previous action, reward
+and end of episode. Convolutions over time gather the trial so far and attention looks up any one step of it: they are a
+learning algorithm, which PPO, a slow one, tunes. A past step's features never change: a rollout computes each but once.
+
+    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]       input: zeros for a, r, d at the start of a trial        (section 3.1)
+    h_t = [embed(x_t), f_1, f_2, ...]            features: each dense block adds its own                 (section 3)
+    f   = tanh(g) sigmoid(g'),  [g, g'] = W h_t + W' h_{t-d} + b           dilation d = 1, 2, 4, ...     (section 3)
+    m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u,  q, k, v linear in h          causal attention  (section 3)
+    a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)  policy and value; the objective is the trial's return   (section 3.1)
+    A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})        GAE, over the whole trial  (section 4)
+    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old         PPO, for the paper's TRPO  (section 4)
+
+Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141; Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
+
+    python snail_ppo.py                                                   # 5-armed bandit, 10 pulls
+    python snail_ppo.py --env-kwargs num_arms 50 --learn-from-regret      # 50 arms
+    python snail_ppo.py --resume runs/.../checkpoint.pt --total-timesteps 40_000_000
+"""
+
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+from gymnasium.spaces import Box, Discrete
+from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+import envs
+
+ALGORITHM = "snail_ppo"
+Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
+
+
+@dataclass
+class Args:
+    exp_name: str = Path(__file__).stem
+    """the name of this experiment"""
+    seed: int = 1
+    """seed of the experiment"""
+    torch_deterministic: bool = True
+    """if toggled, `torch.backends.cudnn.deterministic=True`"""
+    cuda: bool = True
+    """if toggled, cuda will be used where there is one"""
+    track: bool = False
+    """if toggled, this experiment will be tracked with Weights and Biases"""
+    wandb_project_name: str = "meta-rl"
+    """the wandb's project name"""
+    wandb_entity: str | None = None
+    """the entity (team) of wandb's project"""
+    save_model: bool = False
+    """whether to save the trained network alone, for `load`, as `agent.pt` in the run folder"""
+    resume: str | None = None
+    """the checkpoint of a run to continue, with that run's arguments where none are given here"""
+    env_id: str = "Bandit-v0"
+    """the task distribution: an id of envs.py, or your own as package.module:MyTask-v0"""
+    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """arguments of the environment, as in --env-kwargs num_arms 10"""
+    episodes_per_trial: int = 10
+    """episodes in a trial, over which memory is kept"""
+    total_timesteps: int = 10_000_000
+    """total timesteps of the experiment"""
+    num_envs: int = 4000
+    """the number of parallel environments: one trial each makes a batch"""
+    tc_blocks: int = 2
+    """the number of TC blocks: each has as many dense blocks as it takes to see the whole trial"""
+    sizes: tuple[int, int, int, int] = (32, 32, 32, 32)
+    """the sizes of the embedding, of what a dense block adds to it, and of the attention's keys and values"""
+    learning_rate: float = 5e-3
+    """the learning rate of the optimizer"""
+    anneal_lr: bool = True
+    """Toggle learning rate annealing, linearly to zero, and the entropy coefficient with it"""
+    gamma: float = 0.99
+    """the discount factor gamma, within the trial"""
+    gae_lambda: float = 0.5
+    """the lambda for the general advantage estimation"""
+    num_minibatches: int = 8
+    """the number of mini-batches (of whole trials)"""
+    update_epochs: int = 4
+    """the K epochs to update the policy"""
+    norm_adv: bool = True
+    """Toggles advantages normalization"""
+    clip_coef: float = 0.2
+    """the surrogate clipping coefficient"""
+    ent_coef: float = 0.02
+    """coefficient of the entropy"""
+    vf_coef: float = 0.5
+    """coefficient of the value function"""
+    max_grad_norm: float = 0.5
+    """the maximum norm for the gradient clipping"""
+    target_kl: float | None = None
+    """the target KL divergence threshold, above which an update stops early"""
+    norm_obs: bool = False
+    """Toggles normalization of observations by their running mean and variance"""
+    norm_reward: bool = False
+    """Toggles division of training rewards by the running deviation of the value function's targets"""
+    amp: bool = False
+    """if toggled, convolutions and attention compute in bfloat16 (heads and losses stay in float32)"""
+    grow_trials: bool = False
+    """lever: the trial grows from 10 episodes to its full length, fewer trials making up for longer ones"""
+    gamma_start: float | None = None
+    """lever: the discount rises from here to gamma, geometrically in 1 / (1 - discount)"""
+    ramp_fraction: float = 0.5
+    """the part of training over which trials and discount grow"""
+    learn_from_regret: bool = False
+    """lever: train on minus the regret the environment reports, in place of the reward"""
+    checkpoint_seconds: float = 60.0
+    """seconds between checkpoints"""
+    eval_trials: int = 40_000
+    """the number of held-out tasks to evaluate on, one trial each"""
+    eval_seed: int = 0
+    """the seed of the held-out tasks, which training never sees"""
+
+
+class Agent(nn.Module):
+    """TC blocks, attention, a policy and a value head (SNAIL, section 3). Use it through `initial_state` and `act`."""
+
+    def __init__(self, env, args):
+        super().__init__()
+        self.args = args
+        spaces = self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
+        self.obs_size, self.action_size = (int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in spaces)
+        # Running mean and variance, averaged over all batches they are called with: part of the state_dict.
+        self.obs_norm, self.return_norm = (nn.BatchNorm1d(n, affine=False, momentum=None) for n in (self.obs_size, 1))
+        (embedding, new, self.key_size, value_size), self.steps = args.sizes, args.episodes_per_trial * env.horizon
+        # A TC block's dilations double until it sees the whole trial, 1 + 1 + 2 + 4 + ... steps.
+        self.dilations = [2**i for i in range(max(1, (self.steps - 1).bit_length()))] * args.tc_blocks
+        *sizes, self.size = range(embedding, embedding + new * len(self.dilations) + 1, new)  # D of each block, C
+        self.embedding = nn.Linear(self.obs_size + self.action_size + 2, embedding)
+        self.now, self.before = (nn.ModuleList(nn.Linear(D, 2 * new, bias) for D in sizes) for bias in (True, False))
+        self.attention = nn.Linear(self.size, 2 * self.key_size + value_size)
+        self.policy, self.value = (nn.Linear(self.size + value_size, n) for n in (self.action_size, 1))
+        for layer, gain in ((self.policy, 0.01), (self.value, 1.0)):  # 0.01: the first policy is close to uniform
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.zeros_(layer.bias)
+        if isinstance(self.action_space, Box):
+            self.log_std = nn.Parameter(torch.zeros(self.action_size))
+
+    def initial_state(self, num_envs):
+        """The state in which `num_envs` trials begin: (memory with room for all steps, first-step marks [N, 1])."""
+        sizes = (self.steps, num_envs, self.size), (num_envs, self.steps, self.attention.out_features - self.key_size)
+        dtype = torch.bfloat16 if self.args.amp else self.policy.weight.dtype
+        features, keys_values = (self.policy.weight.new_empty(size, dtype=dtype) for size in sizes)
+        return (features, keys_values, 0), torch.ones(num_envs, 1, dtype=torch.bool, device=features.device)
+
+    def encode(self, obs, prev_action, prev_reward, prev_done, first):
+        """The input x_t [N, obs + action + 2]; `first` is true in the first step of a trial, which nothing precedes."""
+        if isinstance(self.observation_space, Discrete):
+            obs = obs[:, None] == torch.arange(self.obs_size, device=first.device)  # one-hot
+        elif self.args.norm_obs:
+            obs = ((obs - self.obs_norm.running_mean) / (self.obs_norm.running_var + 1e-8).sqrt()).clamp(-10, 10)
+        if isinstance(self.action_space, Discrete):
+            prev_action = prev_action[:, None] == torch.arange(self.action_size, device=first.device)
+        prev = torch.cat([prev_action.float(), prev_reward[:, None].float(), prev_done[:, None].float()], dim=1)
+        return torch.cat([obs.float(), torch.where(first, 0.0, prev)], dim=1)
+
+    def forward(self, x, memory):
+        """x [T, N, input], a whole trial or one step, and the memory before it, to (policy, value [T, N], new memory).
+        A step reads what memory has of the steps before it: none is computed twice. An update needs no memory."""
+        (features, keys_values, start), T = memory, len(x)
+        if start + T > self.steps:
+            raise envs.UsageError(f"The trial is longer than the {self.steps} steps for which memory has room.")
+        with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp):
+            h = self.embedding(x)  # [T, N, D], with D growing from block to block
+            for d, now, before in zip(self.dilations, self.now, self.before, strict=True):
+                # What was there d steps ago; before the trial there was nothing.
+                past = (features if start else h)[max(0, start - d) : max(0, start + T - d), :, : h.shape[2]]
+                g, gate = (now(h) + F.pad(before(past), (0, 0, 0, 0, T - len(past), 0))).chunk(2, dim=2)
+                h = torch.cat([h, g.tanh() * gate.sigmoid()], dim=2)
+            query, seen = self.attention(h).transpose(0, 1).tensor_split([self.key_size], dim=2)  # [N, T, .]
+            if not torch.is_grad_enabled():
+                features[start : start + T], keys_values[:, start : start + T] = h, seen
+                seen = keys_values[:, : start + T]
+            key, value = seen.tensor_split([self.key_size], dim=2)
+            read = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], is_causal=start == 0)
+        h = torch.cat([h, read[:, 0].transpose(0, 1)], dim=2).to(x.dtype)  # [T, N, C + V]
+        out, value, memory = self.policy(h), self.value(h).squeeze(-1), (features, keys_values, start + T)
+        if isinstance(self.action_space, Discrete):
+            return Categorical(logits=out), value, memory
+        return Independent(Normal(out, self.log_std.exp()), 1), value, memory
+
+    @torch.inference_mode()
+    def act(self, obs, prev_action, prev_reward, prev_done, state):
+        """Actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
+        `state` is `initial_state(N)` in a trial's first step, where `prev_...` may be anything; then the last one."""
+        memory, first = state
+        inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
+        policy, _, memory = self(self.encode(*inputs, first)[None], memory)
+        return policy.sample()[0], (memory, torch.zeros_like(first))
+
+
+@torch.inference_mode()
+def rollout(agent, env, tasks, episodes, seed, random=False):
+    """Runs a trial of `episodes` episodes in each of N tasks: tensors [T, N, ...], T <= episodes * env.horizon.
+    They are the network's inputs `x`, `obs`, `action`, `log_prob`, `value`, `reward`, `regret` (if the environment has
+    it), `episode`, the number of episodes over before the step, and `valid`, false for what a sub-environment did after
+    its trial had ended. `random` replaces the policy by uniformly random actions."""
+    device = agent.value.weight.device
+    obs, _ = env.reset(seed=seed, options={"tasks": tasks})
+    env.action_space.seed(np.random.SeedSequence([3, seed]).generate_state(1).item())
+    action = torch.as_tensor(np.zeros_like(env.action_space.sample()), device=device)
+    reward, done = torch.zeros(2, env.num_envs, device=device)
+    episode = torch.zeros(env.num_envs, dtype=torch.long, device=device)
+    (memory, first), steps = agent.initial_state(env.num_envs), []
+    while (episode < episodes).any():
+        obs = torch.tensor(obs, device=device)
+        x = agent.encode(obs, action, reward, done, first)
+        policy, value, memory = agent(x[None], memory)  # not reset here: memory is kept when an episode ends
+        action = torch.as_tensor(env.action_space.sample(), device=device) if random else policy.sample()[0]
+        step = {"x": x, "obs": obs, "action": action, "log_prob": policy.log_prob(action[None])[0], "value": value[0]}
+        obs, reward, terminated, truncated, info = env.step(action.cpu().numpy())
+        reward = torch.tensor(reward, dtype=torch.float32, device=device)
+        done = torch.as_tensor(terminated | truncated, device=device)
+        if "regret" in info:
+            step["regret"] = torch.tensor(info["regret"], dtype=torch.float32, device=device)
+        steps.append(step | {"reward": reward, "episode": episode, "valid": episode < episodes})
+        episode, first = episode + done, torch.zeros_like(first)
+    return {key: torch.stack([step[key] for step in steps]) for key in steps[0]}  # [T, N, ...]
+
+
+def advantages_and_returns(data, gamma, gae_lambda):
+    """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
+    The end of an episode does not cut it: what is learnt in one pays in the next (RL^2, section 2.2)."""
+    signal, value, valid = data["signal"], data["value"], data["valid"]
+    advantage = torch.zeros_like(value)
+    next_value = last = torch.zeros_like(value[0])
+    for t in reversed(range(len(value))):
+        delta = signal[t] + gamma * next_value - value[t]
+        last = (delta + gamma * gae_lambda * last) * valid[t]
+        advantage[t], next_value = last, value[t] * valid[t]
+    return advantage, advantage + value
+
+
+def ppo_loss(agent, batch, args, ent_coef):
+    """The loss of a minibatch of whole trials, a dict of [T, B, ...] tensors, and a dict of what is logged of it.
+    The network runs through each trial from its first step, as in the rollout: the ratios of the first update are 1."""
+    policy, value, _ = agent(batch["x"], agent.initial_state(batch["x"].shape[1])[0])
+    log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
+    ratio, advantage = log_ratio.exp(), batch["advantage"]
+    weight = batch["valid"].to(value.dtype) / batch["valid"].sum()  # [T, B]: sum(weight * ...) is a mean over steps
+    if args.norm_adv:
+        centered = advantage - (weight * advantage).sum()
+        advantage = centered / ((weight * centered**2).sum().sqrt() + 1e-8)
+    clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    policy_loss = -(weight * torch.min(advantage * ratio, advantage * clipped)).sum()
+    value_loss = 0.5 * (weight * (value - batch["returns"]) ** 2).sum()
+    entropy = (weight * policy.entropy()).sum()
+    loss = policy_loss + args.vf_coef * value_loss - ent_coef * entropy
+    logs = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+    logs |= {"old_approx_kl": (weight * -log_ratio).sum(), "approx_kl": (weight * (ratio - 1 - log_ratio)).sum()}
+    logs["clipfrac"] = (weight * ((ratio - 1).abs() > args.clip_coef)).sum()
+    return loss, {name: term.detach() for name, term in logs.items()}
+
+
+def update(agent, optimizer, data, args, ent_coef):
+    """PPO on a batch of whole trials: several epochs of minibatches of trials. Returns the means of the logs."""
+    batch, history = {key: data[key] for key in ("x", "action", "log_prob", "valid", "advantage", "returns")}, []
+    for _ in range(args.update_epochs):
+        for trials in torch.randperm(data["x"].shape[1], device=data["x"].device).tensor_split(args.num_minibatches):
+            loss, logs = ppo_loss(agent, {key: tensor[:, trials] for key, tensor in batch.items()}, args, ent_coef)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+            history.append(logs)
+        if args.target_kl is not None and logs["approx_kl"] > args.target_kl:
+            break
+    return {name: torch.stack([logs[name] for logs in history]).mean().item() for name in logs}
+
+
+def episode_returns(data, episodes):
+    """Undiscounted sum of rewards of each episode of each trial, [N, episodes]."""
+    reward, episode = (data["reward"] * data["valid"]).T, data["episode"].T.clamp(max=episodes - 1)
+    return reward.new_zeros(len(reward), episodes).scatter_add_(1, episode, reward)
+
+
+def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
+    """One trial in each of `num_trials` held-out tasks, for the agent and for a random policy: the dict of eval.json.
+    Tasks come from a stream of random numbers of their own. `return_mean_pseudo` estimates what `return_mean` does with
+    far less noise: on average, a policy's return is E[V*] per episode minus its regrets."""
+    env, size, batches = envs.make(env_id, 1, **env_kwargs), min(4000, agent.args.num_envs), []
+    tasks = env.sample_tasks(num_trials, np.random.default_rng([1, seed]))
+    for i in range(0, num_trials, size):
+        chunk = tasks[i : i + size]
+        env.close()
+        env = envs.make(env_id, len(chunk), **env_kwargs)
+        torch_seed, env_seed = np.random.SeedSequence([2, seed, i]).generate_state(2).tolist()
+        torch.manual_seed(torch_seed)
+        both = [rollout(agent, env, chunk, episodes_per_trial, env_seed, random) for random in (True, False)]
+        returns, data = [episode_returns(data, episodes_per_trial) for data in both], both[-1]
+        batches.append([*returns, (data.get("regret", data["valid"]) * data["valid"]).sum(0)])
+    env.close()
+    random, by_episode, regret = (torch.cat(parts).double() for parts in zip(*batches, strict=True))  # [trials, ...]
+    result = {"num_trials": num_trials, "episodes_per_trial": episodes_per_trial}
+    result["random_return_mean"] = random.sum(1).mean().item()
+    for name, samples in ("return_mean", by_episode.sum(1)), ("return_by_episode", by_episode):
+        stderr = samples.std(0) / num_trials**0.5
+        result |= {name: samples.mean(0).tolist(), name.removesuffix("_mean") + "_stderr": stderr.tolist()}
+    if "regret" in data and hasattr(env, "expected_optimum"):
+        optimum, optimum_stderr = (episodes_per_trial * number for number in env.expected_optimum())
+        result["return_mean_pseudo"] = optimum - regret.mean().item()
+        result["return_stderr_pseudo"] = (optimum_stderr**2 + regret.var().item() / num_trials) ** 0.5
+    return result
+
+
+def read_checkpoint(path, device="cpu", needs=("agent", "args")):
+    """A checkpoint's contents; UsageError for a file that is missing, damaged or another script's."""
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved) and set(saved["args"]) == set(asdict(Args())):
+            return saved
+        reason = f"is of {saved['algorithm']}, or of another version of it, and holds {', '.join(saved)}"
+    except Exception as error:
+        reason = f"cannot be read ({type(error).__name__})"
+    raise envs.UsageError(f"{path} {reason}: what is needed is the checkpoint.pt of a run of {ALGORITHM}.")
+
+
+def load(checkpoint, device="cpu"):
+    """The trained agent of a `checkpoint.pt` or `agent.pt`, ready to `act`; `agent.args` are the run's arguments."""
+    saved = read_checkpoint(checkpoint, device)
+    args = Args(**saved["args"])
+    agent = Agent(envs.make(args.env_id, 1, **args.env_kwargs), args).to(device)
+    agent.load_state_dict(saved["agent"])
+    return agent
+
+
+def schedule(args, progress):
+    """Learning rate, entropy coefficient, discount, episodes per trial and number of trials at `progress` in [0, 1)."""
+    ramp, annealing = min(1.0, progress / args.ramp_fraction), 1 - progress if args.anneal_lr else 1.0
+    gamma, episodes = args.gamma, args.episodes_per_trial
+    if args.gamma_start is not None:  # geometric in 1 / (1 - gamma), the number of steps that the agent looks ahead
+        gamma = 1 - (1 - args.gamma_start) ** (1 - ramp) * (1 - args.gamma) ** ramp
+    if args.grow_trials and episodes > 10:
+        episodes = round(10 * (episodes / 10) ** ramp)
+    num_envs = args.num_envs * args.episodes_per_trial // episodes  # a batch keeps its steps
+    return args.learning_rate * annealing, args.ent_coef * annealing, gamma, episodes, num_envs
+
+
+def train(args, signals=()):
+    """Trains until a number is in `signals` or to the end, evaluates, and returns what it writes to eval.json."""
+    envs.check_arguments(args)
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    torch.manual_seed(args.seed)
+    env = envs.make(args.env_id, args.num_envs, **args.env_kwargs)
+    agent = Agent(env, args).to(device)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+    iteration, global_step, wall_seconds = 0, 0, 0.0
+    name = args.env_id.replace(":", "_").replace("/", "_")
+    run_dir = Path("runs") / f"{name}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    if args.resume:
+        saved, run_dir = read_checkpoint(args.resume, device, ("agent", "optimizer")), Path(args.resume).parent
+        for name in ("env_id", "env_kwargs", "episodes_per_trial", "tc_blocks", "sizes", "norm_obs"):
+            if saved["args"][name] != (value := getattr(args, name)):
+                raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
+        agent.load_state_dict(saved["agent"])
+        optimizer.load_state_dict(saved["optimizer"])
+        iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
+    if args.track:
+        import wandb
+
+        wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
+    writer = SummaryWriter(run_dir, purge_step=global_step + 1, flush_secs=10)  # makes the folder
+    (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
+    start, first_step, last_save = time.time() - wall_seconds, global_step, time.time()
+
+    def checkpoint():
+        network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": agent.state_dict()}
+        progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
+        for name, more in (("checkpoint", progress | {"optimizer": optimizer.state_dict()}), ("agent", {})):
+            if name == "checkpoint" or args.save_model:
+                torch.save(network | more, run_dir / "tmp")
+                (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
+
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", unit_scale=True)
+    while global_step < args.total_timesteps and not signals:
+        learning_rate, ent_coef, gamma, episodes, num_envs = schedule(args, global_step / args.total_timesteps)
+        optimizer.param_groups[0]["lr"] = learning_rate
+        if env.num_envs != num_envs:
+            env.close()
+            env = envs.make(args.env_id, num_envs, **args.env_kwargs)
+        # All random numbers follow from seed and iteration: a run that was resumed goes on as if never stopped.
+        torch_seed, task_seed, env_seed = np.random.SeedSequence([0, args.seed, iteration]).generate_state(3).tolist()
+        torch.manual_seed(torch_seed)
+        data = rollout(agent, env, env.sample_tasks(num_envs, np.random.default_rng(task_seed)), episodes, env_seed)
+        if args.learn_from_regret and "regret" not in data:
+            raise envs.UsageError(f"{args.env_id} does not report regret: train it without --learn-from-regret.")
+        scale = (agent.return_norm.running_var + 1e-8).sqrt() if args.norm_reward else 1.0
+        data["signal"] = (-data["regret"] if args.learn_from_regret else data["reward"]) / scale
+        data["advantage"], data["returns"] = advantages_and_returns(data, gamma, args.gae_lambda)
+        logs = update(agent, optimizer, data, args, ent_coef)
+        iteration, global_step, valid = iteration + 1, global_step + int(data["valid"].sum()), data["valid"]
+        if not np.isfinite(list(logs.values())).all():
+            raise envs.UsageError(f"Not finite in iteration {iteration}: {logs}. Lower --learning-rate and --resume.")
+        if args.norm_obs and isinstance(agent.observation_space, Box):
+            agent.obs_norm(data["obs"][valid].float())  # after the update, which has to see the rollout's inputs
+        if args.norm_reward:
+            agent.return_norm((data["returns"] * scale)[valid][:, None])
+        unexplained = (data["returns"] - data["value"])[valid].var() / data["returns"][valid].var()
+        returns = episode_returns(data, episodes).mean(0).tolist()
+        charts = {f"return_episode_{i}": number for i, number in enumerate(returns, 1)} | {"trial_return": sum(returns)}
+        charts |= {"learning_rate": learning_rate, "gamma": gamma, "episodes_per_trial": episodes}
+        charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
+        for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
+            for name, number in scalars.items():
+                writer.add_scalar(f"{group}/{name}", number, global_step)
+        bar.set_postfix_str(f"return {sum(returns):.3f} over {episodes} episodes")
+        bar.update(global_step - bar.n)
+        if time.time() - last_save > args.checkpoint_seconds:
+            checkpoint()
+            last_save = time.time()
+    for finished in (bar, env, writer):
+        finished.close()
+    checkpoint()
+    if signals:
+        print(f"Stopped at step {global_step}. To go on: python {sys.argv[0]} --resume {run_dir / 'checkpoint.pt'}")
+        sys.exit(128 + signals[0])
+    result = {"env_id": args.env_id, "env_kwargs": args.env_kwargs, "algorithm": ALGORITHM, "seed": args.seed}
+    result |= {"global_step": global_step, "wall_seconds": time.time() - start}
+    result |= evaluate(agent, args.env_id, args.env_kwargs, args.episodes_per_trial, args.eval_trials, args.eval_seed)
+    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
+    print(f"{global_step} steps in {result['wall_seconds']:.0f} s; then one trial in {args.eval_trials} new tasks:")
+    for name in ("random_return_mean", "return_mean", "return_stderr", "return_mean_pseudo", "return_stderr_pseudo"):
+        print(f"  {name:22}{result.get(name, float('nan')):8.3f}")
+    print(f"  by episode {' '.join(f'{r:.3f}' for r in result['return_by_episode'])}\nEverything is in {run_dir}")
+    return result
+
+
+if __name__ == "__main__":
+    args, signals = tyro.cli(Args), []
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first ends training after this iteration, the second at once
+        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
+    try:
+        if args.resume:  # the run's own arguments, where the command line has no others
+            saved = read_checkpoint(args.resume)["args"]
+            args = tyro.cli(Args, default=Args(**saved | {"env_kwargs": {}}))
+            args.env_kwargs = args.env_kwargs or saved["env_kwargs"]
+        train(args, signals)
+    except envs.UsageError as error:
+        sys.exit(f"error: {error}")
