@@ -46,9 +46,8 @@ def check_positive(**numbers):
 class TaskVectorEnv(VectorEnv):
     """A batch of N tasks of one distribution, one per sub-environment, stepped together.
 
-    A subclass says what a task is (`_draw`, `_check_tasks`, `_set_tasks`) and what an episode is (`_start`,
-    `_advance`, `_observe`); tasks, seeding, time limit, automatic resets and argument checks are here. A step costs
-    O(N) numpy work and no Python loop over sub-environments.
+    A subclass says what a task is (`_draw`, `_check_tasks`, `_set_tasks`) and an episode (`_start`, `_advance`,
+    `_observe`); the rest is here. A step costs O(N) numpy work and no Python loop over sub-environments.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -475,7 +474,8 @@ def check_arguments(args):
     """Raises UsageError, one sentence, for a number in a script's `Args` dataclass that is out of range."""
     may_be_zero = "seed eval_seed gamma gamma_start gae_lambda ent_coef vf_coef num_inner_steps cg_damping".split()
     for name, number in vars(args).items():
-        if type(number) in (int, float) and not (0 < number < np.inf or (number == 0 and name in may_be_zero)):
+        numbers = [n for n in (number if isinstance(number, tuple) else [number]) if type(n) in (int, float)]
+        if not all(0 < n < np.inf or (n == 0 and name in may_be_zero) for n in numbers):
             raise UsageError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
         if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction", "fisher_fraction") and (number or 0) > 1:
             raise UsageError(f"{name} must not exceed 1, got {number}.")

@@ -16,9 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+PPO = "charts/trial_return charts/gamma charts/episodes_per_trial losses/entropy losses/approx_kl "
+PPO += "losses/explained_variance"
 SCALARS = {
-    "rl2_ppo": "charts/trial_return charts/gamma charts/episodes_per_trial losses/entropy losses/approx_kl "
-    "losses/explained_variance",
+    "rl2_ppo": PPO,
+    "snail_ppo": PPO,
     "maml_trpo": "losses/kl losses/improvement losses/step_size charts/episode_length",
 }
 
@@ -28,6 +30,7 @@ def command(script, args):
     module, words = __import__(script), ["python", f"{script}.py"]
     defaults = vars(module.Args())
     for name, value in args.items():
+        value = tuple(value) if isinstance(value, list) else value
         if name in ("resume", "exp_name") or value == defaults[name]:
             continue
         flag = "--" + name.replace("_", "-")
@@ -36,7 +39,7 @@ def command(script, args):
         elif isinstance(value, dict):
             words += [flag, *(str(part) for item in value.items() for part in item)]
         else:
-            words += [flag, str(value)]
+            words += [flag, *map(str, value if isinstance(value, tuple) else [value])]
     return shlex.join(words)
 
 

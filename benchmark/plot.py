@@ -33,7 +33,7 @@ def rows(algorithm):
             yield name, row, json.loads((RESULTS / name / "eval.json").read_text()), curve
 
 
-def plot_rl2(name, row, result, curve):
+def plot_ppo(name, row, result, curve):
     """Return of training trials over minutes, beside the returns by episode of the held-out trials."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), constrained_layout=True)
     minutes = [line["seconds"] / 60 for line in curve]
@@ -119,11 +119,11 @@ def command(name):
     return (RESULTS / name / "command.txt").read_text().strip().replace(" --save-model", "")
 
 
-def table(prefix):
-    """RL^2's results as a markdown table; `prefix` leads from the page to the repository's root."""
+def table(algorithm, prefix):
+    """RL^2's or SNAIL's results as a markdown table; `prefix` leads from the page to the repository's root."""
     lines = ["| task | held-out return | from sampled rewards | random | reference | minutes | command |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for name, row, result, _ in rows("rl2_ppo"):
+    for name, row, result, _ in rows(algorithm):
         pseudo = "_pseudo" if "return_mean_pseudo" in result else ""
         digits = 3 if result["return_mean"] < 20 else 2
         held_out = f"**{result['return_mean' + pseudo]:.{digits}f}** ± {result['return_stderr' + pseudo]:.{digits}f}"
@@ -141,7 +141,7 @@ def table(prefix):
 def ablations(algorithm):
     """An algorithm's ablations as markdown tables."""
     lines = []
-    for group, entries in json.loads((RESULTS / "ablations.json").read_text())[algorithm].items():
+    for group, entries in json.loads((RESULTS / "ablations.json").read_text()).get(algorithm, {}).items():
         lines += ["", f"**{group}**", "", "| change | held-out return | seconds |", "|---|---|---|"]
         for name, row in entries.items():
             lines.append(f"| {name} | {row['return']:.2f} ± {row['stderr']:.2f} | {row['seconds']:.0f} |")
@@ -149,11 +149,11 @@ def ablations(algorithm):
 
 
 def speed():
-    """RL^2's and the environments' speeds as a markdown table."""
+    """The environments', RL^2's and SNAIL's speeds as a markdown table."""
     lines = ["| what | steps per second | rollout's share | recurrent kernel's share |", "|---|---|---|---|"]
     for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
-        if isinstance(row, dict) and "kernel_share" in row:
-            shares = f"{row['rollout_share']:.0%} | {row['kernel_share']:.0%}"
+        if isinstance(row, dict) and "rollout_share" in row:
+            shares = " | ".join(f"{row[key]:.0%}" if key in row else "" for key in ("rollout_share", "kernel_share"))
             lines.append(f"| {name} | {row['steps_per_second']:,.0f} | {shares} |")
         elif isinstance(row, float):
             lines.append(f"| {name} | {row:,.0f} | | |")
@@ -179,20 +179,23 @@ def fill(page, marker, text):
 
 
 def main():
-    for row in rows("rl2_ppo"):
-        plot_rl2(*row)
+    for algorithm in ("rl2_ppo", "snail_ppo"):
+        for row in rows(algorithm):
+            plot_ppo(*row)
+        page, short = f"docs/{algorithm}.md", algorithm.removesuffix("_ppo")
+        fill(page, "results", table(algorithm, "../"))
+        fill(page, "ablations", ablations(algorithm))
+        curves = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in rows(algorithm)]
+        fill(page, "curves", "\n\n".join(curves))
+        fill(page, "speed", speed())
+        fill("README.md", f"{short} results", table(algorithm, ""))
     for title, members in groups().items():
         plot_maml(title, members)
-    for page, prefix in (("README.md", ""), ("docs/rl2_ppo.md", "../")):
-        fill(page, "results", table(prefix))
-        fill(page, "speed", speed())
+    fill("README.md", "speed", speed())
     for page, prefix in (("README.md", ""), ("docs/maml_trpo.md", "../")):
         fill(page, "maml results", maml_table(prefix))
         fill(page, "maml speed", maml_speed())
-    fill("docs/rl2_ppo.md", "ablations", ablations("rl2_ppo"))
     fill("docs/maml_trpo.md", "ablations", ablations("maml_trpo"))
-    curves = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in rows("rl2_ppo")]
-    fill("docs/rl2_ppo.md", "curves", "\n\n".join(curves))
     fill("docs/maml_trpo.md", "curves", "\n\n".join(f"![{t}](figures/{figure_name(t)}.png)" for t in groups()))
 
 

@@ -1,16 +1,19 @@
-"""Speed: environment steps per second of envs.py, and of RL^2 and MAML end to end at the settings of their peers.
+"""Speed: environment steps per second of envs.py, and of the three scripts end to end at the settings of their peers.
 
-    python benchmark/speed.py            # writes benchmark/results/speed.json, about four minutes
+    python benchmark/speed.py            # writes benchmark/results/speed.json, about five minutes
+    python benchmark/speed.py SNAIL      # only what has this word in its name; keeps the rest of speed.json
 
-The environments in numpy run 4096 at a time on one core, those on MuJoCo 40 and 400 at a time on all cores. RL^2 runs
-the settings at which `pytorch_rl2`, the closest peer, does 1,550 environment steps per second on 2 cores (GRU 256,
-5 arms, 100 pulls, 8 epochs, 480 trials per minibatch). MAML runs those at which `pytorch-maml-rl` takes 6.3 seconds per
-meta-iteration for navigation and 38 for the HalfCheetah, and `learn2learn` 48 and about 210.
+The environments in numpy run 4096 at a time on one core, those on MuJoCo 40 and 400 at a time on all cores. RL^2 and
+SNAIL run the settings at which `pytorch_rl2`, the closest peer, does 1,550 and 430 environment steps per second on 2
+cores (5 arms, 100 pulls, 8 epochs, 480 trials per minibatch; GRU 256, or SNAIL with 32 features). MAML runs those at
+which `pytorch-maml-rl` takes 6.3 seconds per meta-iteration for navigation and 38 for the HalfCheetah, `learn2learn`
+48 and about 210.
 """
 
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import envs  # noqa: E402
 import maml_trpo  # noqa: E402
 import rl2_ppo  # noqa: E402
+import snail_ppo  # noqa: E402
 
 
 def environment(env_id, num_envs=4096, seconds=2.0):
@@ -43,23 +47,25 @@ def environment(env_id, num_envs=4096, seconds=2.0):
     return best
 
 
-def rl2(amp, iterations=2):
-    """Steps per second of rollout and update together, and the share of it that the bare recurrent kernel takes."""
-    args = rl2_ppo.Args(hidden_size=256, episodes_per_trial=100, num_envs=960, num_minibatches=2, update_epochs=8)
-    args.amp = amp
+def ppo(module, amp, iterations=2, **sizes):
+    """Steps per second of rollout and update together, the rollout's share, and for RL^2 the recurrent kernel's."""
+    args = module.Args(episodes_per_trial=100, num_envs=960, num_minibatches=2, update_epochs=8, amp=amp, **sizes)
     env = envs.make("Bandit-v0", args.num_envs)
-    agent = rl2_ppo.Agent(env, args)
+    agent = module.Agent(env, args)
     optimizer = torch.optim.Adam(agent.parameters())
     times = []
     for _ in range(iterations + 1):  # the first one warms up
         start = time.perf_counter()
-        data = rl2_ppo.rollout(agent, env, env.sample_tasks(args.num_envs), args.episodes_per_trial, 0)
+        data = module.rollout(agent, env, env.sample_tasks(args.num_envs), args.episodes_per_trial, 0)
         rolled_out = time.perf_counter()
         data["signal"] = data["reward"]
-        data["advantage"], data["returns"] = rl2_ppo.advantages_and_returns(data, args.gamma, args.gae_lambda)
-        rl2_ppo.update(agent, optimizer, data, args, 0.0)
+        data["advantage"], data["returns"] = module.advantages_and_returns(data, args.gamma, args.gae_lambda)
+        module.update(agent, optimizer, data, args, 0.0)
         times.append((rolled_out - start, time.perf_counter() - start))
     rollout_seconds, seconds = np.mean(times[1:], axis=0)
+    result = {"steps_per_second": data["value"].numel() / seconds, "rollout_share": rollout_seconds / seconds}
+    if module is snail_ppo:
+        return result
     batch = data["x"][:, : args.num_envs // 2].clone()
     kernel = []
     for _ in range(4):  # the recurrent kernel alone, forward and backward, on one minibatch
@@ -68,9 +74,23 @@ def rl2(amp, iterations=2):
             h, _ = agent.trunk(batch)
         h.backward(torch.ones_like(h))
         kernel.append(time.perf_counter() - start)
-    share = 16 * np.mean(kernel[1:]) / seconds
-    steps = data["value"].numel()
-    return {"steps_per_second": steps / seconds, "rollout_share": rollout_seconds / seconds, "kernel_share": share}
+    return result | {"kernel_share": 16 * np.mean(kernel[1:]) / seconds}
+
+
+def snail_steps(steps=1000, num_envs=256, repeats=10):
+    """Milliseconds of one step of a long trial early and late in it: the attention's read grows, nothing else does."""
+    env = envs.make("Bandit-v0", num_envs)
+    agent = snail_ppo.Agent(env, snail_ppo.Args(episodes_per_trial=steps))
+    x, times = torch.randn(1, num_envs, agent.embedding.in_features), []
+    with torch.inference_mode():
+        features, keys_values, _ = agent.initial_state(num_envs)[0]
+        features.normal_(), keys_values.normal_()
+        for t in (100, 900) * repeats:
+            start = time.perf_counter()
+            agent(x, (features, keys_values, t))
+            times.append(time.perf_counter() - start)
+    early, late = (1000 * np.median(times[i::2]) for i in range(2))
+    return {"early": early, "late": late, "ratio": late / early}
 
 
 def maml(env_id, num_tasks, iterations=3, **kwargs):
@@ -104,21 +124,32 @@ def maml(env_id, num_tasks, iterations=3, **kwargs):
     return result | {"update": result["seconds"] - result["rollouts"] - result["advantages"]}
 
 
-def main():
-    result = {"cores": torch.get_num_threads(), "torch": torch.__version__}
-    for env_id in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0"):
-        result[f"{env_id}, 4096 sub-environments, one core"] = environment(env_id)
+def main(only=""):
+    path = ROOT / "benchmark" / "results" / "speed.json"
+    result = json.loads(path.read_text()) if only else {}
+    result |= {"cores": torch.get_num_threads(), "torch": torch.__version__}
+    jobs = {
+        f"{env_id}, 4096 sub-environments, one core": partial(environment, env_id)
+        for env_id in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0")
+    }
     for env_id in ("HalfCheetahVel-v0", "AntVel-v0"):
         for num_envs in (40, 400):
-            result[f"{env_id}, {num_envs} sub-environments"] = environment(env_id, num_envs)
+            jobs[f"{env_id}, {num_envs} sub-environments"] = partial(environment, env_id, num_envs)
     for amp in (False, True):
-        result["RL^2 at the peer's settings" + (", --amp" if amp else "")] = rl2(amp)
-    result["2D navigation, 20 × 20 × 100"] = maml("Navigation2D-v0", 20)
-    result["HalfCheetah, 40 × 20 × 200"] = maml("HalfCheetahDir-v0", 40)
-    result["Ant, 40 × 20 × 200"] = maml("AntDir-v0", 40, iterations=1)
-    print(json.dumps(result, indent=2))
-    (ROOT / "benchmark" / "results" / "speed.json").write_text(json.dumps(result, indent=2) + "\n")
+        jobs["RL^2 at the peer's settings" + ", --amp" * amp] = partial(ppo, rl2_ppo, amp, hidden_size=256)
+    for amp in (False, True):
+        jobs["SNAIL at the peer's settings" + ", --amp" * amp] = partial(ppo, snail_ppo, amp)
+    jobs["SNAIL, one step of 256 trials"] = snail_steps
+    jobs["2D navigation, 20 × 20 × 100"] = partial(maml, "Navigation2D-v0", 20)
+    jobs["HalfCheetah, 40 × 20 × 200"] = partial(maml, "HalfCheetahDir-v0", 40)
+    jobs["Ant, 40 × 20 × 200"] = partial(maml, "AntDir-v0", 40, iterations=1)
+    for name, job in jobs.items():
+        if only in name:
+            result[name] = job()
+            print(f"{name}: {result[name]}", flush=True)
+    result = {name: result[name] for name in ("cores", "torch", *jobs) if name in result}
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

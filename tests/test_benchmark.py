@@ -9,6 +9,7 @@ import pytest
 
 import maml_trpo
 import rl2_ppo
+import snail_ppo
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmark"))
@@ -41,23 +42,26 @@ def test_the_agent_of_a_row_scores_what_the_row_says(row):
         if args.num_inner_steps > 0:  # MAML: adaptation pays
             assert learned > 4 * np.hypot(stderrs[0], stderrs[1])  # as of independent tasks; they are the same
         return
-    agent = rl2_ppo.load(row / "agent.pt")
-    result = rl2_ppo.evaluate(agent, args["env_id"], args["env_kwargs"], args["episodes_per_trial"], 1000, 123)
-    error = (result["return_stderr_pseudo"] ** 2 + published["return_stderr_pseudo"] ** 2) ** 0.5
-    assert abs(result["return_mean_pseudo"] - published["return_mean_pseudo"]) < 4.5 * error
-    assert published["return_mean_pseudo"] > published["random_return_mean"] + 10 * error
+    script = {"rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}[published["algorithm"]]
+    agent = script.load(row / "agent.pt")
+    result = script.evaluate(agent, args["env_id"], args["env_kwargs"], args["episodes_per_trial"], 1000, 123)
+    end = "_pseudo" if "return_mean_pseudo" in result else ""
+    error = (result["return_stderr" + end] ** 2 + published["return_stderr" + end] ** 2) ** 0.5
+    assert abs(result["return_mean" + end] - published["return_mean" + end]) < 4.5 * error
+    assert published["return_mean" + end] > published["random_return_mean"] + 10 * error
 
 
 def test_tables_and_pictures_are_made_from_the_raw_data():
-    for page, prefix in (("README.md", ""), ("docs/rl2_ppo.md", "../")):
-        assert plot.table(prefix) in (ROOT / page).read_text()
+    for algorithm in ("rl2_ppo", "snail_ppo"):
+        docs = (ROOT / f"docs/{algorithm}.md").read_text()
+        assert plot.table(algorithm, "") in (ROOT / "README.md").read_text() and plot.table(algorithm, "../") in docs
+        assert plot.ablations(algorithm) in docs and plot.speed() in docs
     for page, prefix in (("README.md", ""), ("docs/maml_trpo.md", "../")):
         text = (ROOT / page).read_text()
         assert plot.maml_table(prefix) in text and plot.maml_speed() in text
-    docs = (ROOT / "docs/rl2_ppo.md").read_text()
-    assert plot.ablations("rl2_ppo") in docs and plot.speed() in docs
     assert plot.ablations("maml_trpo") in (ROOT / "docs/maml_trpo.md").read_text()
-    names = [name for name, *_ in plot.rows("rl2_ppo")] + [plot.figure_name(title) for title in plot.groups()]
+    names = [name for algorithm in ("rl2_ppo", "snail_ppo") for name, *_ in plot.rows(algorithm)]
+    names += [plot.figure_name(title) for title in plot.groups()]
     for name in names:
         assert (ROOT / "docs/figures" / f"{name}.png").stat().st_size > 10_000
 

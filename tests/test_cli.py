@@ -13,13 +13,15 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["maml_trpo", "rl2_ppo"]
+SCRIPTS = ["maml_trpo", "rl2_ppo", "snail_ppo"]
 TINY = {
     "maml_trpo": "--meta-batch-size 3 --episodes-per-task 4 --eval-episodes 2 --eval-trials 5 --hidden-size 8",
     "rl2_ppo": "--num-envs 16 --num-minibatches 2 --hidden-size 8 --eval-trials 50",
+    "snail_ppo": "--num-envs 16 --num-minibatches 2 --sizes 8 4 4 4 --eval-trials 50",
 }
 TINY = {script: [*arguments.split(), "--no-cuda"] for script, arguments in TINY.items()}
 SHORT = {"maml_trpo": ["--num-iterations", 2], "rl2_ppo": ["--total-timesteps", 320]}
+SHORT["snail_ppo"] = SHORT["rl2_ppo"]
 
 
 def run(script, *arguments, cwd, **kwargs):
@@ -27,10 +29,17 @@ def run(script, *arguments, cwd, **kwargs):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
 
 
-def test_it_learns_to_learn(tmp_path):
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        ("rl2_ppo", "--hidden-size 32 --total-timesteps 1_500_000"),
+        ("snail_ppo", "--sizes 16 16 16 16 --total-timesteps 1_000_000"),
+    ],
+)
+def test_it_learns_to_learn(script, arguments, tmp_path):
     """20 seconds on a small setting: 3 arms, 6 pulls. Random earns 3.00, the Bayes-optimal policy 3.88."""
-    arguments = "--env-kwargs num_arms 3 --episodes-per-trial 6 --hidden-size 32 --num-envs 500 --num-minibatches 4"
-    done = run("rl2_ppo", *arguments.split(), "--total-timesteps", 1_500_000, "--eval-trials", 20_000, cwd=tmp_path)
+    arguments += " --env-kwargs num_arms 3 --episodes-per-trial 6 --num-envs 500 --num-minibatches 4"
+    done = run(script, *arguments.split(), "--eval-trials", 20_000, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("runs/*/eval.json")
     result = json.loads(path.read_text())
@@ -45,6 +54,7 @@ def test_it_learns_to_learn(tmp_path):
     [
         ("maml_trpo", "Navigation2D-v0", ("episode returns in 5 new tasks", "after 0 grad", "after 3 gradient steps")),
         ("rl2_ppo", "Bandit-v0", ("random_return_mean", "return_mean", "by episode")),
+        ("snail_ppo", "Bandit-v0", ("random_return_mean", "return_mean", "by episode")),
     ],
 )
 def test_defaults_of_a_run_and_its_summary(script, env_id, words, tmp_path):
@@ -59,9 +69,8 @@ def test_defaults_of_a_run_and_its_summary(script, env_id, words, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_ctrl_c_saves_and_resume_goes_on(script, tmp_path):
-    flag, step = {"maml_trpo": ("--num-iterations", "iteration"), "rl2_ppo": ("--total-timesteps", "global_step")}[
-        script
-    ]
+    maml = script == "maml_trpo"
+    flag, step = ("--num-iterations", "iteration") if maml else ("--total-timesteps", "global_step")
     command = [sys.executable, str(ROOT / f"{script}.py"), *TINY[script], flag, "100000000"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     while not list(tmp_path.glob("runs/*/events*")):
@@ -109,7 +118,7 @@ def checkpoints(tmp_path_factory):
         (folder / "truncated.pt").write_bytes(good.read_bytes()[:2000])
         (folder / "text.pt").write_text("not a checkpoint")
         saved = torch.load(good, weights_only=True)
-        torch.save(saved | {"algorithm": "snail_ppo"}, folder / "snail.pt")
+        torch.save(saved | {"algorithm": "dqn"}, folder / "dqn.pt")
         torch.save(saved | {"args": saved["args"] | {"an_argument_of_old": 1}}, folder / "old.pt")
 
         class Evil:
@@ -120,7 +129,7 @@ def checkpoints(tmp_path_factory):
     return root
 
 
-BOTH = [
+ALL = [
     ("--env-id Bandid-v0", "Unknown environment 'Bandid-v0'"),
     ("--env-id nowhere.module:Task-v0", "Cannot import"),
     ("--env-id CartPole-v1", "sample_task"),
@@ -138,7 +147,7 @@ BOTH = [
     ("--resume {}", "cannot be read (IsADirectoryError)"),
     ("--resume {}/truncated.pt", "truncated.pt cannot be read"),
     ("--resume {}/text.pt", "text.pt cannot be read"),
-    ("--resume {}/snail.pt", "is of snail_ppo"),
+    ("--resume {}/dqn.pt", "is of dqn"),
     ("--resume {}/evil.pt", "evil.pt cannot be read"),
     ("--resume {}/agent.pt", "what is needed is the checkpoint.pt of a run"),
     ("--resume {}/old.pt", "another version"),
@@ -147,9 +156,9 @@ BOTH = [
         "--resume {}/good.pt --env-kwargs observe_task True",
         "was trained with env_kwargs {}, not {'observe_task': True}",
     ),
-    ("--resume {}/good.pt --hidden-size 9", "was trained with hidden_size 8, not 9"),
 ]
 MAML = [
+    ("--resume {}/good.pt --hidden-size 9", "was trained with hidden_size 8, not 9"),
     ("--num-iterations 0", "num_iterations must be above 0"),
     ("--meta-batch-size -4", "meta_batch_size must be above 0, got -4"),
     ("--episodes-per-task 1.5", "1.5"),
@@ -163,6 +172,7 @@ MAML = [
     ("--resume {}/good.pt --action-scale 0.5", "was trained with action_scale 1.0, not 0.5"),
 ]
 RL2 = [
+    ("--resume {}/good.pt --hidden-size 9", "was trained with hidden_size 8, not 9"),
     ("--cell transformer", "transformer"),
     ("--num-envs -4", "num_envs must be above 0, got -4"),
     ("--num-envs 1.5", "1.5"),
@@ -179,8 +189,20 @@ RL2 = [
     ("--resume {}/good.pt --norm-obs", "was trained with norm_obs False, not True"),
     ("--resume {}/good.pt --cell lstm", "was trained with cell 'gru', not 'lstm'"),
 ]
-CASES = [(script, *case) for script in SCRIPTS for case in BOTH]
+SNAIL = [
+    ("--sizes 32 0 32 32", "sizes must be above 0, got (32, 0, 32, 32)"),
+    ("--sizes 32 32", "--sizes"),
+    ("--tc-blocks 0", "tc_blocks must be above 0, got 0"),
+    ("--num-minibatches 99999", "must not exceed num_envs"),
+    ("--env-id Navigation2D-v0 --learn-from-regret", "does not report regret"),
+    ("--resume {}/../rl2_ppo/good.pt", "is of rl2_ppo"),
+    ("--resume {}/good.pt --sizes 9 4 4 4", "was trained with sizes (8, 4, 4, 4), not (9, 4, 4, 4)"),
+    ("--resume {}/good.pt --tc-blocks 3", "was trained with tc_blocks 2, not 3"),
+    ("--resume {}/good.pt --episodes-per-trial 11", "was trained with episodes_per_trial 10, not 11"),
+]
+CASES = [(script, *case) for script in SCRIPTS for case in ALL]
 CASES += [("maml_trpo", *case) for case in MAML] + [("rl2_ppo", *case) for case in RL2]
+CASES += [("snail_ppo", *case) for case in SNAIL]
 
 
 @pytest.mark.parametrize("script, arguments, words", CASES)
