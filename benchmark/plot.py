@@ -23,7 +23,7 @@ RESULTS = ROOT / "benchmark" / "results"
 def rows(algorithm):
     """An algorithm's published rows, in the order of references.json: (name, references.json's, eval.json, curve)."""
     baselines = json.loads((RESULTS / "baselines.json").read_text())
-    for name, row in json.loads((RESULTS / "references.json").read_text())[algorithm].items():
+    for name, row in json.loads((RESULTS / "references.json").read_text()).get(algorithm, {}).items():
         setting, *algorithms = row.get("baselines", [None])
         row["references"] = {label: baselines[setting][label]["return_mean"] for label in algorithms}
         row["references"] |= row.get("papers", {})
@@ -183,11 +183,13 @@ def main():
         for row in rows(algorithm):
             plot_ppo(*row)
         page, short = f"docs/{algorithm}.md", algorithm.removesuffix("_ppo")
+        fill(page, "speed", speed())
+        if not any(rows(algorithm)):
+            continue
         fill(page, "results", table(algorithm, "../"))
         fill(page, "ablations", ablations(algorithm))
         curves = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in rows(algorithm)]
         fill(page, "curves", "\n\n".join(curves))
-        fill(page, "speed", speed())
         fill("README.md", f"{short} results", table(algorithm, ""))
     for title, members in groups().items():
         plot_maml(title, members)

@@ -54,8 +54,11 @@ def test_the_agent_of_a_row_scores_what_the_row_says(row):
 def test_tables_and_pictures_are_made_from_the_raw_data():
     for algorithm in ("rl2_ppo", "snail_ppo"):
         docs = (ROOT / f"docs/{algorithm}.md").read_text()
+        assert plot.speed() in docs
+        if not any(plot.rows(algorithm)):
+            continue
         assert plot.table(algorithm, "") in (ROOT / "README.md").read_text() and plot.table(algorithm, "../") in docs
-        assert plot.ablations(algorithm) in docs and plot.speed() in docs
+        assert plot.ablations(algorithm) in docs
     for page, prefix in (("README.md", ""), ("docs/maml_trpo.md", "../")):
         text = (ROOT / page).read_text()
         assert plot.maml_table(prefix) in text and plot.maml_speed() in text
