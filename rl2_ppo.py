@@ -172,7 +172,7 @@ class Agent(nn.Module):
     @torch.inference_mode()
     def act(self, obs, prev_action, prev_reward, prev_done, state):
         """Actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
-        `state` is `initial_state(N)` in a trial's first step, where `prev_...` may be anything; then the last one."""
+        `state`: `initial_state(N)` when a trial begins (`prev_...` may be anything), else what the last call gave."""
         memory, first = state
         inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
         policy, _, memory = self(self.encode(*inputs, first)[None], memory)
@@ -210,7 +210,7 @@ def rollout(agent, env, tasks, episodes, seed, random=False):
 
 def advantages_and_returns(data, gamma, gae_lambda):
     """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
-    The end of an episode does not cut it: what is learnt in one pays in the next (RL^2, section 2.2)."""
+    An episode's end does not cut it (what is learnt in one pays in the next: RL^2, section 2.2), the trial's does."""
     signal, value, valid = data["signal"], data["value"], data["valid"]
     advantage = torch.zeros_like(value)
     next_value = last = torch.zeros_like(value[0])
@@ -309,7 +309,8 @@ def load(checkpoint, device="cpu"):
     """The trained agent of a `checkpoint.pt` or `agent.pt`, ready to `act`; `agent.args` are the run's arguments."""
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
-    agent = Agent(envs.make(args.env_id, 1, **args.env_kwargs), args).to(device)
+    agent = Agent(env := envs.make(args.env_id, 1, **args.env_kwargs), args).to(device)
+    env.close()
     agent.load_state_dict(saved["agent"])
     return agent
 

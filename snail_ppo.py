@@ -1,16 +1,16 @@
 """SNAIL with PPO: temporal convolutions and causal attention learn to learn.
 
-A *trial* is some episodes in one unknown task. Beside the observation the agent sees its own previous action, reward
-and end of episode. Convolutions over time gather the trial so far and attention looks up any one step of it: they are a
-learning algorithm, which PPO, a slow one, tunes. A past step's features never change: a rollout computes each but once.
+A *trial* is some episodes in one unknown task. The agent sees its own previous action, reward and end of episode, too.
+Convolutions over time gather the trial so far, attention looks up single steps of it: they are a learning algorithm,
+which PPO, a slow one, tunes. The features of a step never change later on, so that a rollout computes them only once.
 
-    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]       input: zeros for a, r, d at the start of a trial        (section 3.1)
-    h_t = [embed(x_t), f_1, f_2, ...]            features: each dense block adds its own                 (section 3)
-    f   = tanh(g) sigmoid(g'),  [g, g'] = W h_t + W' h_{t-d} + b           dilation d = 1, 2, 4, ...     (section 3)
-    m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u,  q, k, v linear in h          causal attention  (section 3)
-    a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)  policy and value; the objective is the trial's return   (section 3.1)
-    A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})        GAE, over the whole trial  (section 4)
-    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old         PPO, for the paper's TRPO  (section 4)
+    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]       input: zeros for a, r, d at the start of a trial          (section 3)
+    h_t = [embed(x_t), f_1, f_2, ...]            features: each dense block adds its own                 (section 3.1)
+    f   = tanh(g) sigmoid(g'),  [g, g'] = W h_t + W' h_{t-d} + b           dilation d = 1, 2, 4, ...     (section 3.1)
+    m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u,  q, k, v linear in h          causal attention  (section 3.1)
+    a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)  policy and value; the objective is the trial's return   (section 3)
+    A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})        GAE, over the whole trial  (section 5.2)
+    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old         PPO, for the paper's TRPO  (section 5.2)
 
 Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141; Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
 
@@ -166,19 +166,18 @@ class Agent(nn.Module):
 
     def forward(self, x, memory):
         """x [T, N, input], a whole trial or one step, and the memory before it, to (policy, value [T, N], new memory).
-        A step reads what memory has of the steps before it: none is computed twice. An update needs no memory."""
+        A step reads what memory has of the steps before it. A trial at once, as in the update, needs no memory."""
         (features, keys_values, start), T = memory, len(x)
-        if start + T > self.steps:
-            raise envs.UsageError(f"The trial is longer than the {self.steps} steps for which memory has room.")
+        if start + T > self.steps or (start > 0 and T > 1):
+            raise envs.UsageError(f"Memory has room for {self.steps} steps, after the first ones for one at a time.")
         with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp):
             h = self.embedding(x)  # [T, N, D], with D growing from block to block
             for d, now, before in zip(self.dilations, self.now, self.before, strict=True):
-                # What was there d steps ago; before the trial there was nothing.
-                past = (features if start else h)[max(0, start - d) : max(0, start + T - d), :, : h.shape[2]]
+                past = (features if start else h)[max(0, start - d) : max(0, start + T - d), :, : h.shape[2]]  # if any
                 g, gate = (now(h) + F.pad(before(past), (0, 0, 0, 0, T - len(past), 0))).chunk(2, dim=2)
                 h = torch.cat([h, g.tanh() * gate.sigmoid()], dim=2)
             query, seen = self.attention(h).transpose(0, 1).tensor_split([self.key_size], dim=2)  # [N, T, .]
-            if not torch.is_grad_enabled():
+            if T == 1 or not torch.is_grad_enabled():
                 features[start : start + T], keys_values[:, start : start + T] = h, seen
                 seen = keys_values[:, : start + T]
             key, value = seen.tensor_split([self.key_size], dim=2)
@@ -192,7 +191,7 @@ class Agent(nn.Module):
     @torch.inference_mode()
     def act(self, obs, prev_action, prev_reward, prev_done, state):
         """Actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
-        `state` is `initial_state(N)` in a trial's first step, where `prev_...` may be anything; then the last one."""
+        `state`: `initial_state(N)` when a trial begins (`prev_...` may be anything), else what the last call gave."""
         memory, first = state
         inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
         policy, _, memory = self(self.encode(*inputs, first)[None], memory)
@@ -230,7 +229,7 @@ def rollout(agent, env, tasks, episodes, seed, random=False):
 
 def advantages_and_returns(data, gamma, gae_lambda):
     """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
-    The end of an episode does not cut it: what is learnt in one pays in the next (RL^2, section 2.2)."""
+    An episode's end does not cut it (what is learnt in one pays in the next: RL^2, section 2.2), the trial's does."""
     signal, value, valid = data["signal"], data["value"], data["valid"]
     advantage = torch.zeros_like(value)
     next_value = last = torch.zeros_like(value[0])
@@ -329,7 +328,8 @@ def load(checkpoint, device="cpu"):
     """The trained agent of a `checkpoint.pt` or `agent.pt`, ready to `act`; `agent.args` are the run's arguments."""
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
-    agent = Agent(envs.make(args.env_id, 1, **args.env_kwargs), args).to(device)
+    agent = Agent(env := envs.make(args.env_id, 1, **args.env_kwargs), args).to(device)
+    env.close()
     agent.load_state_dict(saved["agent"])
     return agent
 

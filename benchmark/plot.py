@@ -157,6 +157,9 @@ def speed():
             lines.append(f"| {name} | {row['steps_per_second']:,.0f} | {shares} |")
         elif isinstance(row, float):
             lines.append(f"| {name} | {row:,.0f} | | |")
+        elif isinstance(row, dict) and "late" in row:
+            times = f"{row['early']:.1f} ms at t = 100, {row['late']:.1f} ms at t = 900"
+            lines.append(f"| {name} | {times} | | |")
     return "\n".join(lines)
 
 
@@ -175,7 +178,9 @@ def fill(page, marker, text):
     """Replaces what stands between the marks of a page."""
     path = ROOT / page
     pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
-    path.write_text(pattern.sub(lambda match: match[1] + text + "\n" + match[2], path.read_text()))
+    page_text, count = pattern.subn(lambda match: match[1] + text + "\n" + match[2], path.read_text())
+    assert count == 1, f"{page} needs one pair of marks <!-- {marker} -->"
+    path.write_text(page_text)
 
 
 def main():

@@ -126,8 +126,12 @@ def maml(env_id, num_tasks, iterations=3, **kwargs):
 
 def main(only=""):
     path = ROOT / "benchmark" / "results" / "speed.json"
-    result = json.loads(path.read_text()) if only else {}
-    result |= {"cores": torch.get_num_threads(), "torch": torch.__version__}
+    result, machine = {}, {"cores": torch.get_num_threads(), "torch": torch.__version__}
+    if only:
+        result = json.loads(path.read_text())
+        if {key: result[key] for key in machine} != machine:
+            sys.exit(f"error: speed.json is of {result['cores']} cores, torch {result['torch']}: run all of it again.")
+    result |= machine
     jobs = {
         f"{env_id}, 4096 sub-environments, one core": partial(environment, env_id)
         for env_id in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0")
@@ -139,7 +143,7 @@ def main(only=""):
         jobs["RL^2 at the peer's settings" + ", --amp" * amp] = partial(ppo, rl2_ppo, amp, hidden_size=256)
     for amp in (False, True):
         jobs["SNAIL at the peer's settings" + ", --amp" * amp] = partial(ppo, snail_ppo, amp)
-    jobs["SNAIL, one step of 256 trials"] = snail_steps
+    jobs["SNAIL, one step of 256 trials of 1000 steps"] = snail_steps
     jobs["2D navigation, 20 × 20 × 100"] = partial(maml, "Navigation2D-v0", 20)
     jobs["HalfCheetah, 40 × 20 × 200"] = partial(maml, "HalfCheetahDir-v0", 40)
     jobs["Ant, 40 × 20 × 200"] = partial(maml, "AntDir-v0", 40, iterations=1)

@@ -197,6 +197,7 @@ SNAIL = [
     ("--env-id Navigation2D-v0 --learn-from-regret", "does not report regret"),
     ("--resume {}/../rl2_ppo/good.pt", "is of rl2_ppo"),
     ("--resume {}/good.pt --sizes 9 4 4 4", "was trained with sizes (8, 4, 4, 4), not (9, 4, 4, 4)"),
+    ("--resume {}/good.pt --norm-obs", "was trained with norm_obs False, not True"),
     ("--resume {}/good.pt --tc-blocks 3", "was trained with tc_blocks 2, not 3"),
     ("--resume {}/good.pt --episodes-per-trial 11", "was trained with episodes_per_trial 10, not 11"),
 ]

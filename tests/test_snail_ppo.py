@@ -114,7 +114,7 @@ def test_memory_is_allocated_once_and_grows_linearly_with_the_trial():
         assert taken == 0 and features.shape == (steps, 3, agent.size)
         assert agent.size == 8 + 4 * 2 * int(np.ceil(np.log2(steps)))
         sizes[steps] = keys_values.numel()
-    assert sizes[128] == 2 * sizes[64] and sizes[1000] == 64 * 0 + 1000 * 3 * 11
+    assert sizes[128] == 2 * sizes[64] and sizes[1000] == 1000 * 3 * 11
     with torch.no_grad():
         _, _, later = agent(x[:1], (features, keys_values, 0))
     assert later[0] is features and later[1] is keys_values and later[2] == 1
@@ -167,10 +167,21 @@ def test_a_trial_longer_than_memory_is_a_clear_error():
         memory = agent.initial_state(3)[0]
         for t in range(5):
             _, _, memory = agent(x[t : t + 1], memory)
-        with pytest.raises(envs.UsageError, match="longer than the 5 steps"):
+        with pytest.raises(envs.UsageError, match="room for 5 steps"):
             agent(x[:1], memory)
-    with pytest.raises(envs.UsageError, match="longer than the 5 steps"):
+        with pytest.raises(envs.UsageError, match="one at a time"):
+            agent(x[:2], (*memory[:2], 1))
+    with pytest.raises(envs.UsageError, match="room for 5 steps"):
         agent(torch.cat([x, x]), agent.initial_state(3)[0])
+
+
+def test_single_steps_are_right_without_no_grad_too():
+    agent, x = make_bandit_agent(6)
+    _, values, _ = agent(x, agent.initial_state(3)[0])
+    memory = agent.initial_state(3)[0]
+    for t in range(6):
+        _, value, memory = agent(x[t : t + 1], memory)
+        torch.testing.assert_close(value[0], values[t], atol=1e-5, rtol=0)
 
 
 # --------------------------------------------------------------------------------------------------- what RL^2 shares
@@ -316,7 +327,7 @@ def test_a_run_writes_what_it_promises_and_load_reads_it(in_tmp):
         assert agent.args.sizes == (6, 4, 5, 3) and agent.action_size == 3
         again = snail_ppo.evaluate(agent, "Bandit-v0", {"num_arms": 3}, 3, 50, 0)
         assert all(result[key] == number for key, number in again.items())
-    with pytest.raises(envs.UsageError, match="longer than the 3 steps"):
+    with pytest.raises(envs.UsageError, match="room for 3 steps"):
         snail_ppo.evaluate(agent, "Bandit-v0", {"num_arms": 3}, 4, 50, 0)
 
 
