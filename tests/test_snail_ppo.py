@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -202,6 +203,8 @@ def test_train_and_main_differ_in_the_arguments_a_resume_checks_alone():
     assert [
         line for line, other in zip(ours, theirs, strict=True) if line != other and '"env_kwargs", "' not in line
     ] == []
+    ours, theirs = (asdict(module.Args()) for module in (snail_ppo, rl2_ppo))
+    assert set(ours) ^ set(theirs) == {"tc_blocks", "sizes", "cell", "hidden_size"}
     for method in ("encode", "act"):
         assert inspect.getsource(getattr(Agent, method)) == inspect.getsource(getattr(rl2_ppo.Agent, method))
 
