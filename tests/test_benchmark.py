@@ -33,11 +33,11 @@ def test_the_agent_of_a_row_scores_what_the_row_says(row):
     assert (row / "command.txt").read_text().strip() == collect.command(published["algorithm"], args)
     if published["algorithm"] == "maml_trpo":
         policy, params, args = maml_trpo.load(row / "agent.pt")
-        args.eval_seed, args.eval_trials = 123, 10
+        args.eval_seed, args.eval_trials = 123, 10 if args.num_inner_steps > 0 else 4  # comparisons: quicker
         result, published = maml_trpo.evaluate(policy, params, args), {**published}
         means, stderrs = (np.array(published["return_by_gradient_step" + end]) for end in ("", "_stderr"))
         spread = stderrs * published["num_trials"] ** 0.5  # over tasks
-        assert (np.abs(result["return_by_gradient_step"] - means) < 5 * spread / 10**0.5).all()
+        assert (np.abs(result["return_by_gradient_step"] - means) < 5 * spread / args.eval_trials**0.5).all()
         learned = means[1] - max(means[0], published["random_return_mean"] / published["episodes_per_trial"])
         if args.num_inner_steps > 0:  # MAML: adaptation pays
             assert learned > 4 * np.hypot(stderrs[0], stderrs[1])  # as of independent tasks; they are the same
