@@ -118,9 +118,7 @@ class Policy:
             params[f"weight_{i}"] = nn.init.xavier_uniform_(torch.empty(sizes[i : i + 2]))[None]
             params[f"bias_{i}"] = torch.zeros(1, 1, sizes[i + 1])
         if isinstance(self.action_space, Box):
-            params["log_std"] = torch.zeros(
-                1, 1, self.action_size
-            )  # in units of half the action range times action_scale
+            params["log_std"] = torch.zeros(1, 1, self.action_size)  # of half the action range times action_scale
         return {name: param.to(device) for name, param in params.items()}
 
     def outputs(self, params, obs):
@@ -192,7 +190,11 @@ def linear_baseline(batch, gamma):
     time = (torch.arange(valid.shape[2]).to(obs) / 100).expand_as(valid)[..., None]
     features = torch.cat([obs, obs**2, time, time**2, time**3, torch.ones_like(time)], dim=3) * valid[..., None]
     phi, returns = features.flatten(1, 2), discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]
-    weights = torch.linalg.solve(phi.mT @ phi + 1e-5 * torch.eye(phi.shape[2]).to(obs), phi.mT @ returns)  # [M, F, 1]
+    for penalty in (1e-5, 1e-3, 1e-1, 10.0):  # more of it where features are collinear
+        inner = phi.mT @ phi + penalty * torch.eye(phi.shape[2]).to(obs)
+        weights, singular = torch.linalg.solve_ex(inner, phi.mT @ returns)  # [M, F, 1]
+        if not singular.any():
+            break
     return (phi @ weights).view_as(valid).float()
 
 

@@ -127,22 +127,7 @@ class UnscaledNavigation(envs.Navigation2D):
         return super()._advance(actions.clip(-0.1, 0.1))
 
 
-class CrowdedAnt(envs.Locomotion):
-    """The Ant's observation in rllab and `pytorch-maml-rl`: absolute position, contact forces, rotation matrix too."""
-
-    def __init__(self, num_envs=1, **kwargs):
-        super().__init__("Ant", "Dir", num_envs, **kwargs)
-        self._rotation, self._torso = (self._simulations.bind(name)[:, 1] for name in ("xmat", "xpos"))
-        self.single_observation_space = Box(-np.inf, np.inf, (125,), np.float64)
-
-    def _observe(self):
-        forces = self._contact_forces.clip(-1, 1).reshape(self.num_envs, -1)
-        parts = [self._qpos, self._qvel, forces, self._rotation.reshape(self.num_envs, -1), self._torso]
-        return np.concatenate(parts, axis=1)
-
-
 gym.register("UnscaledNavigation-v0", vector_entry_point=UnscaledNavigation)
-gym.register("CrowdedAnt-v0", vector_entry_point=CrowdedAnt)
 ADAPT, UPDATE = maml_trpo.adapt, maml_trpo.update
 FORWARD, ENCODE, INIT = rl2_ppo.Agent.forward, rl2_ppo.Agent.encode, rl2_ppo.Agent.__init__
 GAE, NOTHING = rl2_ppo.advantages_and_returns, contextlib.nullcontext
@@ -178,7 +163,6 @@ MAML_ABLATIONS = {
         ("base: the published row's settings, fewer tasks and iterations", ANT, NOTHING),
         ("--action-scale 1 (the default)", ANT | {"action_scale": 1.0}, NOTHING),
         ("--gamma 0.99 --gae-lambda 1 (the paper's code)", ANT | {"gamma": 0.99, "gae_lambda": 1.0}, NOTHING),
-        ("position and contact forces observed (the paper's code)", ANT | {"env_id": "CrowdedAnt-v0"}, NOTHING),
     ],
 }
 RL2_ABLATIONS = {

@@ -238,6 +238,21 @@ def test_baseline_is_least_squares_on_the_valid_steps(env_id):
     assert (values[~batch["valid"]] == 0).all()
 
 
+def test_a_singular_least_squares_problem_gets_a_larger_ridge(monkeypatch):
+    _, _, (batch, _), _ = make("EarlyEnds-v0", num_tasks=3, episodes=5, horizon=9)
+    matrices, solve = [], torch.linalg.solve_ex
+
+    def singular_at_first(a, b):
+        matrices.append(a)
+        solution, info = solve(a, b)
+        return (solution, info) if len(matrices) > 1 else (solution * torch.nan, info + 1)
+
+    monkeypatch.setattr(torch.linalg, "solve_ex", singular_at_first)
+    assert maml_trpo.linear_baseline(batch, 0.9).isfinite().all() and len(matrices) == 2
+    added = (matrices[1] - matrices[0]).diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(added, torch.full_like(added, 1e-3 - 1e-5))
+
+
 @pytest.mark.parametrize("gamma, gae_lambda", [(0.9, 0.8), (1.0, 1.0), (0.95, 0.0)])
 def test_advantages_are_gae_per_episode_and_normalised_per_task(gamma, gae_lambda):
     _, _, (batch, _), _ = make("EarlyEnds-v0", num_tasks=3, episodes=5, horizon=9)
