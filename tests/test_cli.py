@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -206,9 +207,22 @@ CASES += [("maml_trpo", *case) for case in MAML] + [("rl2_ppo", *case) for case 
 CASES += [("snail_ppo", *case) for case in SNAIL]
 
 
+@pytest.fixture(scope="module")
+def outcomes(checkpoints, tmp_path_factory):
+    """Every case's finished process, as many at a time as there are processors."""
+
+    def outcome(case):
+        script, arguments, _ = case
+        arguments = arguments.replace("{}", str(checkpoints / script), 1).split()
+        return run(script, *arguments, cwd=tmp_path_factory.mktemp("case"), env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(CASES, pool.map(outcome, CASES), strict=True))
+
+
 @pytest.mark.parametrize("script, arguments, words", CASES)
-def test_bad_input_is_one_clear_sentence(script, arguments, words, checkpoints, tmp_path):
-    done = run(script, *arguments.replace("{}", str(checkpoints / script), 1).split(), cwd=tmp_path)
+def test_bad_input_is_one_clear_sentence(script, arguments, words, outcomes, checkpoints):
+    done = outcomes[script, arguments, words]
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr and words in " ".join(done.stderr.split())
     if done.returncode == 1:  # ours; status 2 is the argument parser's
