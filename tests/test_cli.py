@@ -195,7 +195,7 @@ SNAIL = [
     ("--sizes 32 32", "--sizes"),
     ("--tc-blocks 0", "tc_blocks must be above 0, got 0"),
     ("--num-minibatches 99999", "must not exceed num_envs"),
-    ("--env-id Navigation2D-v0 --learn-from-regret", "does not report regret"),
+    ("--env-id Navigation2D-v0 --learn-from-regret --episodes-per-trial 1 --num-envs 16", "does not report regret"),
     ("--resume {}/../rl2_ppo/good.pt", "is of rl2_ppo"),
     ("--resume {}/good.pt --sizes 9 4 4 4", "was trained with sizes (8, 4, 4, 4), not (9, 4, 4, 4)"),
     ("--resume {}/good.pt --norm-obs", "was trained with norm_obs False, not True"),
