@@ -19,6 +19,7 @@ https://arxiv.org/abs/1502.05477, appendix C; Duan et al. (2016), https://arxiv.
     python maml_trpo.py --resume runs/.../checkpoint.pt --num-iterations 500
 """
 
+import contextlib
 import json
 import signal
 import sys
@@ -191,10 +192,9 @@ def linear_baseline(batch, gamma):
     features = torch.cat([obs, obs**2, time, time**2, time**3, torch.ones_like(time)], dim=3) * valid[..., None]
     phi, returns = features.flatten(1, 2), discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]
     for penalty in (1e-5, 1e-3, 1e-1, 10.0):  # more of it where features are collinear
-        inner = phi.mT @ phi + penalty * torch.eye(phi.shape[2]).to(obs)
-        weights, singular = torch.linalg.solve_ex(inner, phi.mT @ returns)  # [M, F, 1]
-        if not singular.any():
-            break
+        with contextlib.suppress(torch.linalg.LinAlgError):
+            weights = torch.linalg.solve(phi.mT @ phi + penalty * torch.eye(phi.shape[2]).to(obs), phi.mT @ returns)
+            break  # weights [M, F, 1]
     return (phi @ weights).view_as(valid).float()
 
 
