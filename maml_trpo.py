@@ -19,7 +19,6 @@ https://arxiv.org/abs/1502.05477, appendix C; Duan et al. (2016), https://arxiv.
     python maml_trpo.py --resume runs/.../checkpoint.pt --num-iterations 500
 """
 
-import contextlib
 import json
 import signal
 import sys
@@ -65,7 +64,7 @@ class Args:
     env_id: str = "Navigation2D-v0"
     """the task distribution: an id of envs.py, or your own as package.module:MyTask-v0"""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """arguments of the environment, as in --env-kwargs horizon 100"""
+    """arguments of the environment, as in --env-kwargs observe_task True"""
     num_iterations: int = 300
     """the number of meta-updates"""
     meta_batch_size: int = 20
@@ -107,10 +106,10 @@ class Args:
 class Policy:
     """An MLP as a pure function of a dict of parameters, whose first axis is the task (size 1: shared by all tasks)."""
 
-    def __init__(self, observation_space, action_space, hidden_size, action_scale=1.0):
-        self.observation_space, self.action_space, self.action_scale = observation_space, action_space, action_scale
-        sizes = [int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in (observation_space, action_space)]
-        self.obs_size, self.action_size, self.hidden_size = *sizes, hidden_size
+    def __init__(self, env, args):
+        self.hidden_size, self.action_scale = args.hidden_size, args.action_scale
+        spaces = self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
+        self.obs_size, self.action_size = (int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in spaces)
 
     def initial_params(self, device="cpu"):
         """Glorot's uniform weights [1, in, out], zero biases [1, 1, out] and, for a Gaussian, log-std [1, 1, out]."""
@@ -191,10 +190,8 @@ def linear_baseline(batch, gamma):
     time = (torch.arange(valid.shape[2]).to(obs) / 100).expand_as(valid)[..., None]
     features = torch.cat([obs, obs**2, time, time**2, time**3, torch.ones_like(time)], dim=3) * valid[..., None]
     phi, returns = features.flatten(1, 2), discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]
-    for penalty in (1e-5, 1e-3, 1e-1, 10.0):  # more of it where features are collinear
-        with contextlib.suppress(torch.linalg.LinAlgError):
-            weights = torch.linalg.solve(phi.mT @ phi + penalty * torch.eye(phi.shape[2]).to(obs), phi.mT @ returns)
-            break  # weights [M, F, 1]
+    gram = phi.mT @ phi + 1e-5 * torch.eye(phi.shape[2]).to(obs)  # positive definite
+    weights = torch.cholesky_solve(phi.mT @ returns, torch.linalg.cholesky(gram))  # [M, F, 1]
     return (phi @ weights).view_as(valid).float()
 
 
@@ -353,8 +350,7 @@ def load(checkpoint, device="cpu"):
     """The policy, its parameters and the run's arguments, of a `checkpoint.pt` or `agent.pt`: to `rollout`, `adapt`."""
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
-    env = envs.make(args.env_id, 1, **args.env_kwargs)
-    policy = Policy(env.single_observation_space, env.single_action_space, args.hidden_size, args.action_scale)
+    policy = Policy(env := envs.make(args.env_id, 1, **args.env_kwargs), args)
     env.close()
     return policy, saved["agent"], args
 
@@ -366,7 +362,7 @@ def train(args, signals=()):
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)
     env = envs.make(args.env_id, args.meta_batch_size * args.episodes_per_task, **args.env_kwargs)
-    policy = Policy(env.single_observation_space, env.single_action_space, args.hidden_size, args.action_scale)
+    policy = Policy(env, args)
     params = policy.initial_params(device)
     iteration, global_step, wall_seconds = 0, 0, 0.0
     name = args.env_id.replace(":", "_").replace("/", "_")
@@ -376,8 +372,8 @@ def train(args, signals=()):
         for name in ("env_id", "env_kwargs", "hidden_size", "action_scale"):
             if saved["args"][name] != (value := getattr(args, name)):
                 raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
-        params, iteration = saved["agent"], saved["iteration"]
-        global_step, wall_seconds = saved["global_step"], saved["wall_seconds"]
+        params = saved["agent"]
+        iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
     if args.track:
         import wandb
 

@@ -64,7 +64,7 @@ class Args:
     env_id: str = "Bandit-v0"
     """the task distribution: an id of envs.py, or your own as package.module:MyTask-v0"""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """arguments of the environment, as in --env-kwargs num_arms 10"""
+    """arguments of the environment, as in --env-kwargs observe_task True"""
     episodes_per_trial: int = 10
     """episodes in a trial, over which memory is kept"""
     total_timesteps: int = 10_000_000
@@ -104,7 +104,7 @@ class Args:
     norm_reward: bool = False
     """Toggles division of training rewards by the running deviation of the value function's targets"""
     amp: bool = False
-    """if toggled, the recurrent network computes in bfloat16 (heads and losses stay in float32)"""
+    """if toggled, the network computes in bfloat16 (heads and losses stay in float32)"""
     grow_trials: bool = False
     """lever: the trial grows from 10 episodes to its full length, fewer trials making up for longer ones"""
     gamma_start: float | None = None
@@ -340,7 +340,7 @@ def train(args, signals=()):
     name = args.env_id.replace(":", "_").replace("/", "_")
     run_dir = Path("runs") / f"{name}__{args.exp_name}__{args.seed}__{int(time.time())}"
     if args.resume:
-        saved, run_dir = read_checkpoint(args.resume, device, ("agent", "optimizer")), Path(args.resume).parent
+        saved, run_dir = read_checkpoint(args.resume, device, ("agent", "iteration")), Path(args.resume).parent
         for name in ("env_id", "env_kwargs", "cell", "hidden_size", "norm_obs"):
             if saved["args"][name] != (value := getattr(args, name)):
                 raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")

@@ -65,7 +65,7 @@ class Args:
     env_id: str = "Bandit-v0"
     """the task distribution: an id of envs.py, or your own as package.module:MyTask-v0"""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """arguments of the environment, as in --env-kwargs num_arms 10"""
+    """arguments of the environment, as in --env-kwargs observe_task True"""
     episodes_per_trial: int = 10
     """episodes in a trial, over which memory is kept"""
     total_timesteps: int = 10_000_000
@@ -105,7 +105,7 @@ class Args:
     norm_reward: bool = False
     """Toggles division of training rewards by the running deviation of the value function's targets"""
     amp: bool = False
-    """if toggled, convolutions and attention compute in bfloat16 (heads and losses stay in float32)"""
+    """if toggled, the network computes in bfloat16 (heads and losses stay in float32)"""
     grow_trials: bool = False
     """lever: the trial grows from 10 episodes to its full length, fewer trials making up for longer ones"""
     gamma_start: float | None = None
@@ -169,11 +169,11 @@ class Agent(nn.Module):
         A step reads what memory has of the steps before it. A trial at once, as in the update, needs no memory."""
         (features, keys_values, start), T = memory, len(x)
         if start + T > self.steps or (start > 0 and T > 1):
-            raise envs.UsageError(f"Memory has room for {self.steps} steps, after the first ones for one at a time.")
+            raise envs.UsageError(f"Memory takes {self.steps} steps, those after the first call one at a time.")
         with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp):
             h = self.embedding(x)  # [T, N, D], with D growing from block to block
             for d, now, before in zip(self.dilations, self.now, self.before, strict=True):
-                past = (features if start else h)[max(0, start - d) : max(0, start + T - d), :, : h.shape[2]]  # if any
+                past = (features if start else h)[max(0, start - d) : max(0, start + T - d), :, : h.shape[2]]  # h_{t-d}
                 g, gate = (now(h) + F.pad(before(past), (0, 0, 0, 0, T - len(past), 0))).chunk(2, dim=2)
                 h = torch.cat([h, g.tanh() * gate.sigmoid()], dim=2)
             query, seen = self.attention(h).transpose(0, 1).tensor_split([self.key_size], dim=2)  # [N, T, .]
@@ -359,7 +359,7 @@ def train(args, signals=()):
     name = args.env_id.replace(":", "_").replace("/", "_")
     run_dir = Path("runs") / f"{name}__{args.exp_name}__{args.seed}__{int(time.time())}"
     if args.resume:
-        saved, run_dir = read_checkpoint(args.resume, device, ("agent", "optimizer")), Path(args.resume).parent
+        saved, run_dir = read_checkpoint(args.resume, device, ("agent", "iteration")), Path(args.resume).parent
         for name in ("env_id", "env_kwargs", "episodes_per_trial", "tc_blocks", "sizes", "norm_obs"):
             if saved["args"][name] != (value := getattr(args, name)):
                 raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")

@@ -97,7 +97,7 @@ def maml(env_id, num_tasks, iterations=3, **kwargs):
     """Seconds per meta-iteration as `maml_trpo.train` runs it, and the seconds of its parts."""
     args = maml_trpo.Args(env_id=env_id, meta_batch_size=num_tasks, **kwargs)
     env = envs.make(env_id, num_tasks * args.episodes_per_task)
-    policy = maml_trpo.Policy(env.single_observation_space, env.single_action_space, args.hidden_size)
+    policy = maml_trpo.Policy(env, args)
     params, parts = policy.initial_params(), {"rollouts": 0.0, "advantages": 0.0}
 
     def timed(part, function):

@@ -168,11 +168,11 @@ def test_a_trial_longer_than_memory_is_a_clear_error():
         memory = agent.initial_state(3)[0]
         for t in range(5):
             _, _, memory = agent(x[t : t + 1], memory)
-        with pytest.raises(envs.UsageError, match="room for 5 steps"):
+        with pytest.raises(envs.UsageError, match="takes 5 steps"):
             agent(x[:1], memory)
-        with pytest.raises(envs.UsageError, match="one at a time"):
+        with pytest.raises(envs.UsageError, match="after the first call one at a time"):
             agent(x[:2], (*memory[:2], 1))
-    with pytest.raises(envs.UsageError, match="room for 5 steps"):
+    with pytest.raises(envs.UsageError, match="takes 5 steps"):
         agent(torch.cat([x, x]), agent.initial_state(3)[0])
 
 
@@ -330,7 +330,7 @@ def test_a_run_writes_what_it_promises_and_load_reads_it(in_tmp):
         assert agent.args.sizes == (6, 4, 5, 3) and agent.action_size == 3
         again = snail_ppo.evaluate(agent, "Bandit-v0", {"num_arms": 3}, 3, 50, 0)
         assert all(result[key] == number for key, number in again.items())
-    with pytest.raises(envs.UsageError, match="room for 3 steps"):
+    with pytest.raises(envs.UsageError, match="takes 3 steps"):
         snail_ppo.evaluate(agent, "Bandit-v0", {"num_arms": 3}, 4, 50, 0)
 
 
