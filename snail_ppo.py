@@ -143,7 +143,8 @@ class Agent(nn.Module):
         for layer, gain in ((self.policy, 0.01), (self.value, 1.0)):  # 0.01: the first policy is close to uniform
             nn.init.orthogonal_(layer.weight, gain)
             nn.init.zeros_(layer.bias)
-        if isinstance(self.action_space, Box):
+        if isinstance(space := self.action_space, Box):  # the policy's unit: half the range of a bounded action
+            self.register_buffer("unit", torch.tensor(np.nan_to_num((space.high - space.low) / 2, posinf=1.0)))
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
 
     def initial_state(self, num_envs):
@@ -186,7 +187,7 @@ class Agent(nn.Module):
         out, value, memory = self.policy(h), self.value(h).squeeze(-1), (features, keys_values, start + T)
         if isinstance(self.action_space, Discrete):
             return Categorical(logits=out), value, memory
-        return Independent(Normal(out, self.log_std.exp()), 1), value, memory
+        return Independent(Normal(self.unit * out, self.unit * self.log_std.exp()), 1), value, memory
 
     @torch.inference_mode()
     def act(self, obs, prev_action, prev_reward, prev_done, state):
@@ -200,10 +201,9 @@ class Agent(nn.Module):
 
 @torch.inference_mode()
 def rollout(agent, env, tasks, episodes, seed, random=False):
-    """Runs a trial of `episodes` episodes in each of N tasks: tensors [T, N, ...], T <= episodes * env.horizon.
-    They are the network's inputs `x`, `obs`, `action`, `log_prob`, `value`, `reward`, `regret` (if the environment has
-    it), `episode`, the number of episodes over before the step, and `valid`, false for what a sub-environment did after
-    its trial had ended. `random` replaces the policy by uniformly random actions."""
+    """Runs a trial of `episodes` episodes in each of N tasks: tensors [T, N, ...], T <= episodes * env.horizon: network
+    inputs `x`, `obs`, `action`, `log_prob`, `value`, `reward`, `regret` (where there is one), `episode`, how many
+    were over before the step, `valid`, false after the trial's end. With `random` actions are uniformly random."""
     device = agent.value.weight.device
     obs, _ = env.reset(seed=seed, options={"tasks": tasks})
     env.action_space.seed(np.random.SeedSequence([3, seed]).generate_state(1).item())
@@ -284,9 +284,8 @@ def episode_returns(data, episodes):
 
 
 def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
-    """One trial in each of `num_trials` held-out tasks, for the agent and for a random policy: the dict of eval.json.
-    Tasks come from a stream of random numbers of their own. `return_mean_pseudo` estimates what `return_mean` does with
-    far less noise: on average, a policy's return is E[V*] per episode minus its regrets."""
+    """One trial in each of `num_trials` held-out tasks, drawn from a random stream of their own: the dict of eval.json.
+    `return_mean_pseudo` is `return_mean` with less noise: on average a return is E[V*] per episode minus regrets."""
     env, size, batches = envs.make(env_id, 1, **env_kwargs), min(4000, agent.args.num_envs), []
     tasks = env.sample_tasks(num_trials, np.random.default_rng([1, seed]))
     for i in range(0, num_trials, size):
@@ -419,8 +418,7 @@ def train(args, signals=()):
         if time.time() - last_save > args.checkpoint_seconds:
             checkpoint()
             last_save = time.time()
-    for finished in (bar, env, writer):
-        finished.close()
+    bar.close(), env.close(), writer.close()
     checkpoint()
     if signals:
         print(f"Stopped at step {global_step}. To go on: python {sys.argv[0]} --resume {run_dir / 'checkpoint.pt'}")

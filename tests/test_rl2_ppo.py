@@ -327,6 +327,24 @@ def test_normalisation_uses_the_moments_of_all_batches_so_far():
     np.testing.assert_allclose(x[:, :2], ((obs.numpy() - mean) / np.sqrt(var + 1e-8)).clip(-10, 10), rtol=1e-4)
 
 
+@pytest.mark.parametrize("low, high, unit", [(-0.1, 0.1, 0.1), (0.0, 3.0, 1.5), (-np.inf, np.inf, 1.0)])
+def test_the_policy_measures_continuous_actions_in_half_their_range(low, high, unit):
+    """So that the first policy's deviation spans the range, and a step of the optimiser moves it by as much in any."""
+    spaces = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(low, high, (2,))
+    env = SimpleNamespace(single_observation_space=spaces[0], single_action_space=spaces[1], horizon=4)
+    agent = Agent(env, Args())
+    obs, action, number = torch.randn(7, 3), torch.randn(7, 2), torch.randn(7)
+    memory, first = agent.initial_state(7)
+    x = agent.encode(obs, action, number, number, torch.zeros_like(first))
+    torch.testing.assert_close(x[:, 3:5], action)  # raw
+    policy, _, _ = agent(x[None], memory)
+    assert torch.allclose(policy.stddev, torch.tensor(unit)) and policy.mean.abs().max() < 0.1 * unit
+    h, _ = agent.trunk(x[None], memory)
+    torch.testing.assert_close(policy.mean, unit * agent.policy(h))
+    expected = torch.distributions.Normal(policy.mean, unit).log_prob(action).sum(-1)
+    torch.testing.assert_close(policy.log_prob(action[None]), expected)
+
+
 def test_schedule_of_the_levers():
     args = Args(grow_trials=True, gamma_start=0.8, gamma=0.99, episodes_per_trial=100, num_envs=40, ent_coef=0.1)
     args.ramp_fraction = 0.5
