@@ -68,7 +68,7 @@ class Args:
     """arguments of the environment, as in --env-kwargs observe_task True"""
     episodes_per_trial: int = 10
     """episodes in a trial, over which memory is kept"""
-    total_timesteps: int = 10_000_000
+    total_timesteps: int = 6_000_000
     """total timesteps of the experiment"""
     num_envs: int = 4000
     """the number of parallel environments: one trial each makes a batch"""
