@@ -1,7 +1,7 @@
 """What each implementation detail is worth: short trainings that differ from the base in one thing.
 
-    python benchmark/ablations.py               # writes benchmark/results/ablations.json, about 40 minutes on 2 cores
-    python benchmark/ablations.py navigation    # only groups with this word in their title
+    python benchmark/ablations.py               # writes benchmark/results/ablations.json, about an hour on 2 cores
+    python benchmark/ablations.py navigation    # only groups with this word in their script or title
 
 One seed each: differences of a few standard errors of the evaluation are not to be trusted; those that the
 documentation speaks of are far larger.
@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 import envs  # noqa: E402
 import maml_trpo  # noqa: E402
 import rl2_ppo  # noqa: E402
+import snail_ppo  # noqa: E402
 
 BANDIT = {"total_timesteps": 4_000_000, "update_epochs": 2, "eval_trials": 20_000}
 LONG = {"episodes_per_trial": 100, "learn_from_regret": True, "grow_trials": True, "gamma_start": 0.9, "amp": True}
@@ -38,21 +39,22 @@ MDP |= {"learning_rate": 5e-3, "ent_coef": 0.1, "learn_from_regret": True, "tota
 MDP |= {"eval_trials": 4000, "update_epochs": 2}
 
 
-def memory_reset_with_every_episode():
+def memory_reset_with_every_episode(module=rl2_ppo):
     """The mistake of many implementations: each episode starts from an empty memory and an empty history."""
+    original = module.Agent.forward
 
     def forward(agent, x, memory):  # every step of a bandit begins an episode
         num_steps, num_trials = x.shape[:2]
         x = torch.cat([x[..., : agent.obs_size], torch.zeros_like(x[..., agent.obs_size :])], dim=-1)
         empty = agent.initial_state(num_steps * num_trials)[0]
-        policy, value, _ = FORWARD(agent, x.reshape(1, num_steps * num_trials, -1), empty)
+        policy, value, _ = original(agent, x.reshape(1, num_steps * num_trials, -1), empty)
         logits = policy.logits.reshape(num_steps, num_trials, -1)
         return torch.distributions.Categorical(logits=logits), value.reshape(num_steps, num_trials), memory
 
-    return patch.object(rl2_ppo.Agent, "forward", forward)
+    return patch.object(module.Agent, "forward", forward)
 
 
-def gae_cut_at_every_episode():
+def gae_cut_at_every_episode(module=rl2_ppo):
     """The objective of ordinary reinforcement learning: an episode's actions answer for that episode alone."""
 
     def cut(data, gamma, gae_lambda):
@@ -64,10 +66,10 @@ def gae_cut_at_every_episode():
             advantage += GAE(part, gamma, gae_lambda)[0]
         return advantage, advantage + data["value"]
 
-    return patch.object(rl2_ppo, "advantages_and_returns", cut)
+    return patch.object(module, "advantages_and_returns", cut)
 
 
-def input_without(*parts):
+def input_without(*parts, module=rl2_ppo):
     """The agent does not see its previous action, or reward, or either."""
 
     def encode(agent, obs, prev_action, prev_reward, prev_done, first):
@@ -78,15 +80,63 @@ def input_without(*parts):
             x[:, -2] = 0
         return x
 
-    return patch.object(rl2_ppo.Agent, "encode", encode)
+    return patch.object(module.Agent, "encode", encode)
 
 
 def memory_gate_unbiased():
-    def init(agent, env, args):
-        INIT(agent, env, args)
-        agent.trunk.bias_hh_l0.data[args.hidden_size : 2 * args.hidden_size] -= 1
+    def change(agent):
+        hidden = agent.args.hidden_size
+        agent.trunk.bias_hh_l0.data[hidden : 2 * hidden] -= 1
 
-    return patch.object(rl2_ppo.Agent, "__init__", init)
+    return built_with(rl2_ppo, change)
+
+
+def built_with(module, change):
+    """Every agent is changed after it was made."""
+    original = module.Agent.__init__
+
+    def init(agent, env, args):
+        original(agent, env, args)
+        change(agent)
+
+    return patch.object(module.Agent, "__init__", init)
+
+
+def dilations(dilation):
+    """The same dilation in every dense block: 1 for neighbours, more than the trial has steps for none at all."""
+    return built_with(snail_ppo, lambda agent: setattr(agent, "dilations", [dilation] * len(agent.dilations)))
+
+
+def attention_reads_nothing():
+    return patch.object(
+        snail_ppo.F, "scaled_dot_product_attention", lambda q, k, v, is_causal: 0 * v[..., -q.shape[2] :, :]
+    )
+
+
+def attention_sees_the_future():
+    """A mistake of sketches of SNAIL: no causal mask when the update runs over whole trials."""
+
+    def attention(query, key, value, is_causal):
+        return ATTENTION(query, key, value, is_causal=is_causal and not torch.is_grad_enabled())
+
+    return patch.object(snail_ppo.F, "scaled_dot_product_attention", attention)
+
+
+def dense_blocks(change):
+    """Each linear map of the dense blocks goes through `change`."""
+
+    def change_all(agent):
+        agent.now, agent.before = (torch.nn.ModuleList(map(change, maps)) for maps in (agent.now, agent.before))
+
+    return built_with(snail_ppo, change_all)
+
+
+def weight_norm():
+    return dense_blocks(torch.nn.utils.parametrizations.weight_norm)
+
+
+def layer_norm():
+    return dense_blocks(lambda linear: torch.nn.Sequential(torch.nn.LayerNorm(linear.in_features), linear))
 
 
 def meta_loss_without_adaptation():
@@ -129,8 +179,8 @@ class UnscaledNavigation(envs.Navigation2D):
 
 gym.register("UnscaledNavigation-v0", vector_entry_point=UnscaledNavigation)
 ADAPT, UPDATE = maml_trpo.adapt, maml_trpo.update
-FORWARD, ENCODE, INIT = rl2_ppo.Agent.forward, rl2_ppo.Agent.encode, rl2_ppo.Agent.__init__
-GAE, NOTHING = rl2_ppo.advantages_and_returns, contextlib.nullcontext
+ENCODE, GAE = rl2_ppo.Agent.encode, rl2_ppo.advantages_and_returns  # SNAIL's are the same
+ATTENTION, NOTHING = torch.nn.functional.scaled_dot_product_attention, contextlib.nullcontext
 
 NAVIGATION = {"num_iterations": 40, "gae_lambda": 1.0}
 ANT = {"env_id": "AntDir-v0", "num_iterations": 20, "meta_batch_size": 10, "gamma": 0.95}
@@ -200,6 +250,40 @@ RL2_ABLATIONS = {
         ("memory gate not biased", MDP, memory_gate_unbiased),
     ],
 }
+SNAIL_BANDIT = {"total_timesteps": 1_200_000, "eval_trials": 20_000}
+SNAIL_LONG = {key: value for key, value in LONG.items() if key != "cell"} | {"total_timesteps": 3_000_000}
+SNAIL_MDP = {key: value for key, value in MDP.items() if key not in ("cell", "hidden_size")}
+SNAIL_MDP |= {"total_timesteps": 3_000_000}
+SNAIL_ABLATIONS = {
+    "bandit, 5 arms, 10 pulls, 1.2 M steps": [
+        ("base: the defaults, shortened", SNAIL_BANDIT, NOTHING),
+        ("memory reset with every episode", SNAIL_BANDIT, lambda: memory_reset_with_every_episode(snail_ppo)),
+        ("attention without a causal mask in the update", SNAIL_BANDIT, attention_sees_the_future),
+        ("attention reads nothing", SNAIL_BANDIT, attention_reads_nothing),
+        ("no step sees an earlier one but by attention", SNAIL_BANDIT, lambda: dilations(10)),
+        ("every dilation is 1", SNAIL_BANDIT, lambda: dilations(1)),
+        ("GAE cut at every episode", SNAIL_BANDIT, lambda: gae_cut_at_every_episode(snail_ppo)),
+        ("weight normalisation in the dense blocks", SNAIL_BANDIT, weight_norm),
+        ("layer normalisation before the dense blocks", SNAIL_BANDIT, layer_norm),
+        ("--tc-blocks 1", SNAIL_BANDIT | {"tc_blocks": 1}, NOTHING),
+        ("--amp", SNAIL_BANDIT | {"amp": True}, NOTHING),
+        ("--learning-rate 1e-3", SNAIL_BANDIT | {"learning_rate": 1e-3}, NOTHING),
+    ],
+    "bandit, 5 arms, 100 pulls, 3 M steps": [
+        ("base: the published row, shortened", SNAIL_LONG, NOTHING),
+        ("without --grow-trials", SNAIL_LONG | {"grow_trials": False}, NOTHING),
+        ("without --learn-from-regret", SNAIL_LONG | {"learn_from_regret": False}, NOTHING),
+        ("attention reads nothing", SNAIL_LONG, attention_reads_nothing),
+        ("no step sees an earlier one but by attention", SNAIL_LONG, lambda: dilations(100)),
+        ("weight normalisation in the dense blocks", SNAIL_LONG, weight_norm),
+    ],
+    "MDP, 10 episodes, 3 M steps": [
+        ("base: the published row, shortened", SNAIL_MDP, NOTHING),
+        ("attention reads nothing", SNAIL_MDP, attention_reads_nothing),
+        ("constant --gamma 0.95", SNAIL_MDP | {"gamma_start": None}, NOTHING),
+        ("--learning-rate 2e-3", SNAIL_MDP | {"learning_rate": 2e-3}, NOTHING),
+    ],
+}
 
 
 def run(module, settings, change):
@@ -222,11 +306,12 @@ def run(module, settings, change):
 def main(only=""):
     path = ROOT / "benchmark" / "results" / "ablations.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for module, groups in ((maml_trpo, MAML_ABLATIONS), (rl2_ppo, RL2_ABLATIONS)):
+    modules = ((maml_trpo, MAML_ABLATIONS), (rl2_ppo, RL2_ABLATIONS), (snail_ppo, SNAIL_ABLATIONS))
+    for module, groups in modules:
         for group, entries in groups.items():
             done = results.setdefault(module.ALGORITHM, {}).setdefault(group, {})
             for name, settings, change in entries:
-                if only in group and name not in done:  # an interrupted benchmark goes on
+                if only in f"{module.ALGORITHM}: {group}" and name not in done:  # an interrupted benchmark goes on
                     done[name] = run(module, settings, change)
                     print(f"{group}: {name}: {done[name]}", flush=True)
                     path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")

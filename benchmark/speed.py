@@ -48,7 +48,8 @@ def environment(env_id, num_envs=4096, seconds=2.0):
 
 
 def ppo(module, amp, iterations=2, **sizes):
-    """Steps per second of rollout and update together, the rollout's share, and for RL^2 the recurrent kernel's."""
+    """Steps per second of rollout and update together, the rollout's share, and the share of an update that RL^2 spends
+    in the recurrent kernel, or SNAIL in concatenating features."""
     args = module.Args(episodes_per_trial=100, num_envs=960, num_minibatches=2, update_epochs=8, amp=amp, **sizes)
     env = envs.make("Bandit-v0", args.num_envs)
     agent = module.Agent(env, args)
@@ -65,7 +66,11 @@ def ppo(module, amp, iterations=2, **sizes):
     rollout_seconds, seconds = np.mean(times[1:], axis=0)
     result = {"steps_per_second": data["value"].numel() / seconds, "rollout_share": rollout_seconds / seconds}
     if module is snail_ppo:
-        return result
+        batch = {key: tensor[:, : args.num_envs // 2].clone() for key, tensor in data.items()}
+        with torch.profiler.profile() as profile:  # of one minibatch
+            module.ppo_loss(agent, batch, args, 0.0)[0].backward()
+        seconds = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+        return result | {"concatenation_share": seconds["aten::cat"] / sum(seconds.values())}
     batch = data["x"][:, : args.num_envs // 2].clone()
     kernel = []
     for _ in range(4):  # the recurrent kernel alone, forward and backward, on one minibatch
