@@ -1,18 +1,9 @@
 """Task distributions of the meta-reinforcement-learning papers, stepped as one batch in numpy and MuJoCo.
 
-A *task* is one member of a distribution: the arm means of a bandit, the tables of an MDP, a goal. `make` returns a
-`gymnasium.vector.VectorEnv` in which each sub-environment holds one task, and keeps it over automatic resets until a
-`reset` names other tasks:
-
-    env = envs.make("Bandit-v0", num_envs=4, num_arms=10)
-    tasks = env.sample_tasks(4)                        # a batch of tasks, the first axis is the task
-    obs, info = env.reset(seed=0, options={"tasks": tasks})
-    obs, reward, terminated, truncated, info = env.step(np.zeros(4, dtype=int))
-
-Sub-environments reset themselves in the step that ends their episode (`AutoresetMode.SAME_STEP`): the observation
-returned is the first of the next episode, and `info["final_obs"]` holds the last of the one that ended, valid where
-`info["_final_obs"]` is true.
-
+A *task* is one member of a distribution: the arm means of a bandit, the tables of an MDP, a goal. In the
+`gymnasium.vector.VectorEnv` of `make` each sub-environment holds one task until a `reset` names others.
+Sub-environments reset themselves in the step that ends their episode (`AutoresetMode.SAME_STEP`): the observation is
+the first of the next one, `info["final_obs"]` the last of the one that ended, valid where `info["_final_obs"]` is true.
 Where a task's optimum is known, `info["regret"]` [N] is V*(s) - Q*(s, a) >= 0 of the step just taken.
 `observe_task=True` appends the task to the observation: who trains on it shows what knowing the task is worth.
 
@@ -22,11 +13,15 @@ Where a task's optimum is known, `info["regret"]` [N] is V*(s) - Q*(s, a) >= 0 o
 
 import importlib.util
 import os
+import signal
+import sys
+import traceback
 from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import tyro
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -43,12 +38,23 @@ def check_positive(**numbers):
             raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
 
 
-class TaskVectorEnv(VectorEnv):
-    """A batch of N tasks of one distribution, one per sub-environment, stepped together.
+def check_finite(tasks, **arrays):
+    """Raises UsageError for the first sub-environment with a number that is not finite. `tasks` may be None."""
+    for name, array in arrays.items():
+        if not (finite := np.isfinite(array)).all():
+            i = int((~finite).reshape(len(array), -1).any(axis=1).argmax())
+            number, task = (
+                np.extract(~finite[i], array[i])[0],
+                " ".join(str(tasks if tasks is None else tasks[i]).split()),
+            )
+            raise UsageError(
+                f"{name} of sub-environment {i} is {number}, not a finite number; its task is {task[:80]}."
+            )
 
-    A subclass says what a task is (`_draw`, `_check_tasks`, `_set_tasks`) and an episode (`_start`, `_advance`,
-    `_observe`); the rest is here. A step costs O(N) numpy work and no Python loop over sub-environments.
-    """
+
+class TaskVectorEnv(VectorEnv):
+    """A batch of N tasks, one per sub-environment, stepped together in O(N) numpy work. A subclass says what a task is
+    (`_draw`, `_check_tasks`, `_set_tasks`) and an episode (`_start`, `_advance`, `_observe`); the rest is here."""
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
@@ -63,56 +69,44 @@ class TaskVectorEnv(VectorEnv):
             size += flatten_tasks(self._draw(1, np.random.default_rng(0))).shape[1]
             observation_space = Box(-np.inf, np.inf, (int(size),), np.float64)
         self.single_observation_space, self.single_action_space = observation_space, action_space
-        self.observation_space = batch_space(observation_space, num_envs)
-        self.action_space = batch_space(action_space, num_envs)
+        self.observation_space, self.action_space = (
+            batch_space(s, num_envs) for s in (observation_space, action_space)
+        )
         self._steps = np.zeros(num_envs, dtype=np.int64)  # steps taken in the current episode, [N]
-        self._needs_reset = True
 
     def sample_tasks(self, num_tasks, rng=None):
-        """Draws a batch of `num_tasks` tasks, first axis the task.
-
-        `rng` is a `numpy.random.Generator`; without one the environment's own generator is used. Pass one for
-        held-out tasks, so that they do not depend on what the environment has drawn before.
-        """
+        """Draws a batch of `num_tasks` tasks, first axis the task, with the environment's own generator or with `rng`,
+        a `numpy.random.Generator`: for held-out tasks, whatever the environment has drawn before."""
         check_positive(num_tasks=num_tasks)
         return self._draw(int(num_tasks), self.np_random if rng is None else rng)
 
     def reset(self, *, seed=None, options=None):
-        """Starts an episode in every sub-environment and returns (observations, {}).
-
-        `options={"tasks": tasks}` gives each sub-environment its task, which it keeps from then on. As long as no
-        tasks have been named the environment draws its own, anew whenever it is seeded, so that a seed alone fixes
-        everything that follows. Raises UsageError for tasks of the wrong number, shape or range.
-        """
+        """Starts an episode everywhere: (observations, {}). `options={"tasks": tasks}` names the tasks, kept from then
+        on; as long as none were named the environment draws its own, anew whenever it is seeded."""
         super().reset(seed=seed)
-        if options is not None and set(options) - {"tasks"}:
-            raise UsageError(f"reset knows the option 'tasks', got {sorted(set(options) - {'tasks'})}.")
-        if options is not None and "tasks" in options:
-            tasks = np.asarray(options["tasks"])
-            example = self._draw(1, np.random.default_rng(0))
-            shape, fields = (self.num_envs, *example.shape[1:]), example.dtype.names
-            if tasks.shape != shape or tasks.dtype.names != fields:
-                kind = "an array" if fields is None else f"a structured array with fields {fields}"
-                got = f"shape {tasks.shape}" + (f" and fields {tasks.dtype.names}" if fields else "")
-                raise UsageError(f"tasks must be {kind} of shape {shape} (one per sub-environment), got {got}.")
+        if unknown := set(options or {}) - {"tasks"}:
+            raise UsageError(f"reset knows the option 'tasks', got {sorted(unknown)}.")
+        if options and "tasks" in options:
+            tasks, example = np.array(options["tasks"]), self._draw(1, np.random.default_rng(0))
+            right, given = ((self.num_envs, *example.shape[1:]), example.dtype.names), (tasks.shape, tasks.dtype.names)
+            if given != right:
+                raise UsageError("tasks must have shape {} and fields {}, got {} and {}.".format(*right, *given))
             self._check_tasks(tasks)
-            self.tasks, self._tasks_named = tasks.astype(example.dtype), True
+            self.tasks, self._tasks_named = tasks, True
             self._set_tasks(self.tasks)
         elif self.tasks is None or (seed is not None and not self._tasks_named):
             self.tasks = self._draw(self.num_envs, self.np_random)
             self._set_tasks(self.tasks)
-        self._steps[:], self._needs_reset = 0, False
+        self._steps[:] = 0
         self._start(np.ones(self.num_envs, dtype=bool))
         return self._observation(), {}
 
     def step(self, actions):
-        """Takes one action per sub-environment: (observations, rewards [N], terminated [N], truncated [N], info).
-
-        Raises UsageError before the first `reset` and for actions of the wrong shape, type or range.
-        """
-        if self._needs_reset:
+        """Takes actions, one per sub-environment: (observations, rewards [N], terminated [N], truncated [N], info)."""
+        if self.tasks is None:
             raise UsageError("Call reset() before the first step().")
         reward, terminated, info = self._advance(self._check_actions(actions))
+        check_finite(self.tasks, reward=reward)
         self._steps += 1
         truncated = (self._steps >= self.horizon) & ~terminated
         done = terminated | truncated
@@ -130,6 +124,7 @@ class TaskVectorEnv(VectorEnv):
 
     def _observation(self):
         obs = self._observe()
+        check_finite(self.tasks, observation=obs)
         if not self.observe_task:
             return obs
         if isinstance(self._base_space, Discrete):
@@ -141,14 +136,13 @@ class TaskVectorEnv(VectorEnv):
         if actions.shape != self.action_space.shape:
             raise UsageError(f"actions must have shape {self.action_space.shape}, got {actions.shape}.")
         if isinstance(space, Box):
-            if not np.isfinite(actions).all():
-                raise UsageError(f"actions must be finite numbers, got {actions[~np.isfinite(actions)][0]}.")
+            check_finite(self.tasks, action=actions)
             return actions.clip(space.low, space.high)  # as the papers' environments do: a policy may command more
-        if actions.dtype.kind not in "iu":
-            raise UsageError(f"actions must be whole numbers (an integer array), got {actions.dtype}.")
-        if actions.min() < 0 or actions.max() >= space.n:
-            wrong = actions[(actions < 0) | (actions >= space.n)][0]
-            raise UsageError(f"actions must lie in 0 .. {space.n - 1}, got {wrong}.")
+        if actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= space.n:
+            wrong = (
+                actions.dtype if actions.dtype.kind not in "iu" else actions[(actions < 0) | (actions >= space.n)][0]
+            )
+            raise UsageError(f"actions must be whole numbers (an integer array) in 0 .. {space.n - 1}, got {wrong}.")
         return actions
 
 
@@ -159,10 +153,8 @@ def flatten_tasks(tasks):
 
 
 class Bandit(TaskVectorEnv):
-    """Multi-armed bandit (Duan et al., section 3.1): a task is `num_arms` arm means, each U[0, 1].
-
-    An episode is one pull, which pays Bernoulli(mean of the arm). Tasks: float array [num_tasks, num_arms].
-    """
+    """Multi-armed bandit (Duan et al., section 3.1): a task is `num_arms` arm means, each U[0, 1]. An episode is one
+    pull, which pays Bernoulli(mean of the arm). Tasks: float array [num_tasks, num_arms]."""
 
     def __init__(self, num_envs=1, num_arms=5, observe_task=False):
         check_positive(num_arms=num_arms)
@@ -189,41 +181,37 @@ class Bandit(TaskVectorEnv):
 
     def _advance(self, actions):
         mean = self.tasks.ravel().take(self._row + actions)  # [N]
-        reward = (self.np_random.random(self.num_envs) < mean).astype(np.float64)
-        return reward, np.ones(self.num_envs, dtype=bool), {"regret": self._best - mean}
+        paid = self.np_random.random(self.num_envs) < mean
+        return paid.astype(np.float64), np.ones(self.num_envs, dtype=bool), {"regret": self._best - mean}
 
 
 class TabularMDP(TaskVectorEnv):
     """Random finite MDP (Duan et al., section 3.2): transitions Dirichlet(1, ..., 1), mean rewards Normal(1, 1).
-
     An episode is `horizon` steps from state 0; a step pays Normal(mean reward of state and action, 1). Tasks:
-    structured array [num_tasks] with fields `transitions` [S, A, S] and `rewards` [S, A].
-    """
+    structured array [num_tasks] with fields `transitions` [S, A, S] and `rewards` [S, A]."""
 
     def __init__(self, num_envs=1, num_states=10, num_actions=5, horizon=10, observe_task=False):
         check_positive(num_states=num_states, num_actions=num_actions)
         self.num_states, self.num_actions = int(num_states), int(num_actions)
         super().__init__(num_envs, horizon, Discrete(num_states), Discrete(num_actions), observe_task)
-        self._first = np.arange(num_envs) * self.num_states * self.num_actions
-        self._state = np.zeros(num_envs, dtype=np.int64)
+        self._first, self._state = np.arange(num_envs) * self.num_states * self.num_actions, np.zeros(num_envs, int)
 
     def _draw(self, num_tasks, rng):
         size = (num_tasks, self.num_states, self.num_actions)
         fields = [("transitions", np.float64, (*size[1:], self.num_states)), ("rewards", np.float64, size[1:])]
         tasks = np.empty(num_tasks, dtype=fields)
         weights = rng.standard_exponential((*size, self.num_states))  # normalised exponentials are Dirichlet(1, ..., 1)
-        tasks["transitions"] = weights / weights.sum(axis=-1, keepdims=True)
-        tasks["rewards"] = 1 + rng.standard_normal(size)
+        tasks["transitions"], tasks["rewards"] = weights / weights.sum(-1, keepdims=True), 1 + rng.standard_normal(size)
         return tasks
 
     def _check_tasks(self, tasks):
-        transitions, rewards = tasks["transitions"], tasks["rewards"]
-        size = (self.num_states, self.num_actions)
-        if transitions.shape[1:] != (*size, self.num_states) or rewards.shape[1:] != size:
-            sizes = f"{transitions.shape[1:]} and {rewards.shape[1:]}"
-            raise UsageError(f"tasks must hold tables of {(*size, self.num_states)} and {size}, got {sizes}.")
-        if not ((transitions >= 0).all() and np.allclose(transitions.sum(axis=-1), 1) and np.isfinite(rewards).all()):
-            raise UsageError("tasks must hold transition probabilities that sum to 1 and finite mean rewards.")
+        transitions, rewards, size = tasks["transitions"], tasks["rewards"], (self.num_states, self.num_actions)
+        right = transitions.shape[1:] == (*size, self.num_states) and rewards.shape[1:] == size
+        if not (
+            right and (transitions >= 0).all() and np.allclose(transitions.sum(-1), 1) and np.isfinite(rewards).all()
+        ):
+            size = f"{(*size, self.num_states)}, which sum to 1, and finite mean rewards {size}"
+            raise UsageError(f"tasks must hold transition probabilities {size}.")
 
     def _set_tasks(self, tasks):
         num_rows = self.num_envs * self.num_states * self.num_actions
@@ -250,20 +238,15 @@ class TabularMDP(TaskVectorEnv):
     def _advance(self, actions):
         row = self._first + self._state * self.num_actions + actions  # of (n, s, a), [N]
         reward = self._mean_reward.take(row) + self.np_random.standard_normal(self.num_envs)
-        # All sub-environments start together and end at the horizon, hence share the time; `_steps` is a vector all
-        # the same, because the base class cannot know that.
-        regret = self._regret[self._steps[0]].take(row)
+        regret = self._regret[self._steps[0]].take(row)  # all start together and end at the horizon: one time for all
         u = self.np_random.random((self.num_envs, 1), dtype=np.float32)
         self._state = np.count_nonzero(self._cumulative.take(row, axis=0) <= u, axis=1)
         return reward, np.zeros(self.num_envs, dtype=bool), {"regret": regret}
 
 
 def plan(transitions, rewards, horizon):
-    """Value iteration for a batch of MDPs over `horizon` steps, O(horizon * N * S^2 * A).
-
-    `transitions` [N, S, A, S], `rewards` [N, S, A]. Returns V* of the whole episode in state 0 [N], and the regret
-    V*_t(s) - Q*_t(s, a) [horizon, N, S, A] (float32) of action a in state s with t steps of the episode behind.
-    """
+    """Value iteration for MDPs, `transitions` [N, S, A, S] and `rewards` [N, S, A], O(horizon * N * S^2 * A): V* of the
+    episode [N], and the regret V*_t(s) - Q*_t(s, a) [horizon, N, S, A] (float32) of action a in state s at time t."""
     num_tasks, num_states, num_actions, _ = transitions.shape
     flat = np.ascontiguousarray(transitions).reshape(num_tasks, num_states * num_actions, num_states)
     value = np.zeros((num_tasks, num_states))
@@ -277,11 +260,8 @@ def plan(transitions, rewards, horizon):
 
 class Navigation2D(TaskVectorEnv):
     """Point robot in the plane (Finn et al., section 5.3): a task is a goal, U[-0.5, 0.5] in each coordinate.
-
-    An action is a velocity, clipped to [-0.1, 0.1]; a step pays minus the distance to the goal after it (as the paper's
-    code; its text says squared). An episode starts at the origin and ends within 0.01 of the goal in both coordinates,
-    or after `horizon` steps. Tasks: float array [num_tasks, 2].
-    """
+    An action is a velocity, clipped to [-0.1, 0.1]; a step pays minus the distance to the goal after it (the paper's
+    text says squared, its code not). Episodes start at the origin and end within 0.01 of the goal in x and in y."""
 
     def __init__(self, num_envs=1, horizon=100, observe_task=False):
         everywhere, speed = Box(-np.inf, np.inf, (2,), np.float32), Box(-0.1, 0.1, (2,), np.float32)
@@ -310,13 +290,10 @@ class Navigation2D(TaskVectorEnv):
 
 class Locomotion(TaskVectorEnv):
     """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded for what the task says (Finn et al., section 5.3).
-
     `body` is "HalfCheetah" or "Ant". A task is a direction along x, -1 or 1 (`goal` "Dir"), a velocity along x, U[0, 2]
     m/s for the HalfCheetah and U[0, 3] for the Ant ("Vel"), or a position, U[-3, 3]^2 m ("Goal"): float array
-    [num_tasks], for positions [num_tasks, 2]. A step is 0.05 s of MuJoCo. An episode ends after `horizon` steps, the
-    Ant's also when its height leaves [0.2, 1.0] m. Rewards are those of the paper's code. `info["x_velocity"]` [N] is
-    in m/s. Simulations are spread over the processor's cores by mjbatch: a step costs O(N / cores).
-    """
+    [num_tasks], for positions [num_tasks, 2]. A step is 0.05 s of MuJoCo; the Ant's episode ends when its height leaves
+    [0.2, 1.0] m. Rewards are those of the paper's code. mjbatch spreads the simulations over the processor's cores."""
 
     def __init__(self, body, goal, num_envs=1, horizon=200, observe_task=False):
         import mjbatch  # here, because it takes half a second
@@ -371,8 +348,7 @@ class Locomotion(TaskVectorEnv):
         terminated = np.zeros(self.num_envs, dtype=bool)
         if self.body == "Ant":
             reward += 0.05 - 0.0005 * (self._contact_forces.clip(-1, 1) ** 2).sum(axis=(1, 2))
-            finite = np.isfinite(self._qpos).all(axis=1) & np.isfinite(self._qvel).all(axis=1)
-            terminated = ~(finite & (self._qpos[:, 2] >= 0.2) & (self._qpos[:, 2] <= 1.0))
+            terminated = (self._qpos[:, 2] < 0.2) | (self._qpos[:, 2] > 1.0)
         return reward, terminated, {"x_velocity": velocity}
 
 
@@ -385,88 +361,95 @@ class KeepTask(gym.Wrapper):
         return self.env.reset(seed=seed, options={"task": self.task})
 
 
-class BatchedTasks(gym.vector.VectorWrapper):
+class BatchedTasks(TaskVectorEnv):
     """Ordinary single environments with `sample_task(rng)` and `reset(options={"task": task})` as a task batch."""
 
     def __init__(self, env_id, num_envs, vectorization_mode="sync", **kwargs):
         options = {"vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}, "wrappers": [KeepTask]}
-        super().__init__(gym.make_vec(env_id, num_envs, vectorization_mode, **options, **kwargs))
-        self._example, self._rng = gym.make(env_id, **kwargs), np.random.default_rng()
-        self.horizon, self.tasks, self._tasks_named = self._example.spec.max_episode_steps, None, False
-        if not hasattr(self._example.unwrapped, "sample_task"):
-            raise UsageError(f"{env_id} needs a method sample_task(rng) that draws a task, to serve as a distribution.")
-        if self.horizon is None:
-            raise UsageError(f"{env_id} needs a time limit: register it with max_episode_steps.")
+        self._example = gym.make(env_id, **kwargs)  # draws the tasks
+        horizon = self._example.spec.max_episode_steps
+        if horizon is None or not hasattr(self._example.unwrapped, "sample_task"):
+            raise UsageError(f"{env_id} needs max_episode_steps where it is registered, and a method sample_task(rng).")
+        self._envs = envs = gym.make_vec(env_id, num_envs, vectorization_mode, **options, **kwargs)
+        super().__init__(num_envs, horizon, envs.single_observation_space, envs.single_action_space)
 
-    def sample_tasks(self, num_tasks, rng=None):
-        """As `TaskVectorEnv.sample_tasks`."""
-        rng = self._rng if rng is None else rng
+    def _draw(self, num_tasks, rng):
         return np.stack([self._example.unwrapped.sample_task(rng) for _ in range(num_tasks)])
 
-    def reset(self, *, seed=None, options=None):
-        """As `TaskVectorEnv.reset`; sub-environment i is seeded with seed + i."""
-        if options is not None and set(options) - {"tasks"}:
-            raise UsageError(f"reset knows the option 'tasks', got {sorted(set(options) - {'tasks'})}.")
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        if options is not None and "tasks" in options:
-            if len(options["tasks"]) != self.num_envs:
-                raise UsageError(f"tasks must number {self.num_envs}, one per sub-environment.")
-            self.tasks, self._tasks_named = np.asarray(options["tasks"]), True
-        elif self.tasks is None or (seed is not None and not self._tasks_named):
-            self.tasks = self.sample_tasks(self.num_envs)
-        self.env.set_attr("task", list(self.tasks))
-        return self.env.reset(seed=seed)
+    _check_tasks = TaskVectorEnv._set_tasks  # does nothing: the environment's own `reset` will tell
+
+    def _start(self, mask):
+        self._envs.set_attr("task", list(self.tasks))
+        self._first, _ = self._envs.reset(seed=int(self.np_random.integers(2**31)))
+
+    def _observe(self):
+        return self._first
 
     def step(self, actions):
         """As `TaskVectorEnv.step`: `info["regret"]` is that of the step taken, where an episode ended too."""
-        obs, reward, terminated, truncated, info = self.env.step(actions)
+        obs, reward, terminated, truncated, info = self._envs.step(actions)
         if "regret" in (final := info.get("final_info", {})):
             info["regret"] = np.where(info["_final_info"], final["regret"], info.get("regret", 0.0))
         return obs, reward, terminated, truncated, info
 
-    def close(self, **kwargs):
-        """Closes the batch and the example that draws the tasks."""
-        self._example.close()
-        return self.env.close(**kwargs)
+    def close_extras(self, **kwargs):
+        self._example.close(), self._envs.close(**kwargs)
+
+
+def guarded(env, name):
+    """The `reset` or `step` of a user's own environment, which tells in a sentence what it raises or gives wrongly."""
+    method, names = getattr(env, name), {"observation": env.observation_space.shape, "reward": (env.num_envs,)}
+
+    def call(*args, **kwargs):
+        try:
+            result = method(*args, **kwargs)
+        except UsageError:
+            raise
+        except Exception as error:
+            what = "{1} ({0.filename}, line {0.lineno})".format(
+                traceback.extract_tb(error.__traceback__)[-1], repr(error)
+            )
+            raise UsageError(f"The environment's {name} raised {what}.") from error
+        for array, (part, shape) in zip(result[: 1 + (name == "step")], names.items(), strict=False):
+            if np.shape(array) != shape:
+                raise UsageError(f"The environment's {name} gave {part}s of shape {np.shape(array)}, not {shape}.")
+            check_finite(getattr(env, "tasks", None), **{part: np.asarray(array)})
+        return result
+
+    return call
 
 
 def make(env_id, num_envs=1, **kwargs):
     """A `VectorEnv` of `num_envs` tasks with `horizon`, `sample_tasks` and `reset(options={"tasks": tasks})`.
-
-    `env_id` is one of this module's ids or, for a task of your own, `package.module:MyTask-v0` (gymnasium's form): a
-    registered vector environment with the methods above, or an ordinary `gymnasium.Env` with `sample_task(rng)` and
-    `reset(options={"task": task})`. `kwargs` go to its constructor. Raises UsageError, a ValueError.
-    """
+    `env_id` is one of this module's or your own, `package.module:MyTask-v0`: a registered vector environment with those
+    methods, or an ordinary `gymnasium.Env` with `sample_task(rng)` and `reset(options={"task": task})`. Its constructor
+    takes `kwargs`. Raises UsageError, a ValueError."""
     check_positive(num_envs=num_envs)
+    module, _, name = env_id.rpartition(":")
     try:
-        module, _, name = env_id.rpartition(":")
         if module:
             __import__(module)
         spec = gym.spec(name)
     except ModuleNotFoundError as error:
         raise UsageError(f"Cannot import the module of environment {env_id!r}: {error}.") from None
     except gym.error.Error:
-        known = ", ".join(ENVIRONMENTS)
-        raise UsageError(f"Unknown environment {env_id!r}: use one of {known}, or your own as module:id.") from None
+        raise UsageError(
+            f"Unknown environment {env_id!r}: use {', '.join(ENVIRONMENTS)}, or your own module:id."
+        ) from None
+    batch = partial(gym.make_vec, vectorization_mode="vector_entry_point") if spec.vector_entry_point else BatchedTasks
     try:
-        if spec.vector_entry_point is None:
-            env = BatchedTasks(name, num_envs, **kwargs)
-        else:
-            env = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
+        env = batch(name, num_envs, **kwargs)
     except TypeError as error:
         if "argument" not in str(error):  # not about the arguments: a fault of the environment's own
             raise
         raise UsageError(f"{env_id} does not take these arguments: {error}.") from None
-    if not hasattr(env, "sample_tasks"):
-        raise UsageError(f"{env_id} needs a method sample_tasks(num_tasks, rng), to serve as a task distribution.")
-    for name, space in (("observations", env.single_observation_space), ("actions", env.single_action_space)):
-        if not isinstance(space, Discrete) and not (isinstance(space, Box) and len(space.shape) == 1):
-            raise UsageError(f"{env_id} has {name} {space}: they must be Discrete or a Box with one axis.")
-        if isinstance(space, Discrete) and space.start != 0:
-            raise UsageError(f"{env_id} has {name} {space}: they must be numbered from 0.")
-    if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
-        raise UsageError(f"{env_id} must reset its sub-environments in the step that ends their episode (SAME_STEP).")
+    for what, space in (("observations", env.single_observation_space), ("actions", env.single_action_space)):
+        if not (space.start == 0 if isinstance(space, Discrete) else isinstance(space, Box) and len(space.shape) == 1):
+            raise UsageError(f"{env_id} has {what} {space}: use Discrete, numbered from 0, or a Box with one axis.")
+    if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP or not hasattr(env, "sample_tasks"):
+        raise UsageError(f"{env_id} needs the autoreset mode SAME_STEP and a method sample_tasks(num_tasks, rng).")
+    if name not in ENVIRONMENTS:
+        env.reset, env.step = guarded(env, "reset"), guarded(env, "step")
     return env
 
 
@@ -479,18 +462,35 @@ def check_arguments(args):
             raise UsageError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
         if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction", "fisher_fraction") and (number or 0) > 1:
             raise UsageError(f"{name} must not exceed 1, got {number}.")
-    if getattr(args, "gamma_start", None) is not None and args.gamma == 1:
-        raise UsageError("gamma must be below 1 where gamma_start is given: the steps looked ahead must be finite.")
-    if {"env_id", "num_envs"} & set(args.env_kwargs):
-        raise UsageError("env_kwargs cannot hold env_id or num_envs: they have arguments of their own.")
-    if args.eval_trials < 2:
-        raise UsageError("eval_trials must be at least 2: a standard error takes two trials.")
-    if args.track and importlib.util.find_spec("wandb") is None:
-        raise UsageError("track needs the package wandb: install it with pip install wandb.")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UsageError("This script runs in one process: start it with python, not with torchrun.")
-    if getattr(args, "num_minibatches", 0) > getattr(args, "num_envs", 0):
-        raise UsageError(f"num_minibatches ({args.num_minibatches}) must not exceed num_envs ({args.num_envs}).")
+    start, minibatches, num_envs = (
+        getattr(args, name, None) for name in ("gamma_start", "num_minibatches", "num_envs")
+    )
+    for sentence, wrong in {
+        "gamma must be below 1 where gamma_start is given": start is not None and args.gamma == 1,
+        "env_kwargs cannot hold env_id or num_envs: use their own arguments": {"env_id", "num_envs"}
+        & {*args.env_kwargs},
+        "eval_trials must be at least 2: a standard error takes two trials": args.eval_trials < 2,
+        "track needs the package wandb: pip install wandb": args.track and importlib.util.find_spec("wandb") is None,
+        "This script runs in one process: use python, not torchrun": int(os.environ.get("WORLD_SIZE", 1)) > 1,
+        f"num_minibatches ({minibatches}) must not exceed num_envs ({num_envs})": (minibatches or 0) > (num_envs or 0),
+    }.items():
+        if wrong:
+            raise UsageError(f"{sentence}.")
+
+
+def run(Args, train, read_checkpoint):
+    """Runs a script: its arguments, `train`, which finds the first Ctrl-C or SIGTERM in `signals`, and UsageErrors."""
+    args, signals = tyro.cli(Args), []
+    for number in (signal.SIGINT, signal.SIGTERM):  # the second one ends the process at once
+        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
+    try:
+        if args.resume:  # the run's own arguments, where the command line has no others
+            saved = read_checkpoint(args.resume)["args"]
+            args = tyro.cli(Args, default=Args(**saved | {"env_kwargs": {}}))
+            args.env_kwargs = args.env_kwargs or saved["env_kwargs"]
+        train(args, signals)
+    except (UsageError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 ENVIRONMENTS = {"Bandit-v0": Bandit, "TabularMDP-v0": TabularMDP, "Navigation2D-v0": Navigation2D}

@@ -20,7 +20,6 @@ https://arxiv.org/abs/1502.05477, appendix C; Duan et al. (2016), https://arxiv.
 """
 
 import json
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
-import tyro
 from gymnasium.spaces import Box, Discrete
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 from torch.utils.tensorboard import SummaryWriter
@@ -378,17 +376,22 @@ def train(args, signals=()):
         import wandb
 
         wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
-    writer = SummaryWriter(run_dir, purge_step=global_step + 1, flush_secs=10)  # makes the folder
-    (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
-    start, first_step, last_save = time.time() - wall_seconds, global_step, time.time()
+    start, first_step, last_save, writer = time.time() - wall_seconds, global_step, time.time(), None
 
     def checkpoint():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
         network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": params}
         progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
         for name, more in (("checkpoint", progress), ("agent", {})):
             if name == "checkpoint" or args.save_model:
-                torch.save(network | more, run_dir / "tmp")
-                (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
+                try:
+                    torch.save(network | more, run_dir / "tmp")
+                    (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
+                except (OSError, RuntimeError) as error:
+                    raise envs.UsageError(
+                        f"Cannot save {run_dir / name}.pt, the former one is whole: {error}"
+                    ) from None
 
     bar = tqdm(total=args.num_iterations, initial=iteration, unit="update")
     while iteration < args.num_iterations and not signals:
@@ -396,11 +399,14 @@ def train(args, signals=()):
         torch_seed, task_seed, env_seed = np.random.SeedSequence([0, args.seed, iteration]).generate_state(3).tolist()
         torch.manual_seed(torch_seed)
         tasks = env.sample_tasks(args.meta_batch_size, np.random.default_rng(task_seed))
-        batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
+        try:
+            batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
+        except envs.UsageError as error:
+            raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
         candidate, logs = update(policy, params, batches, args)
-        if not np.isfinite(list(logs.values())).all():
+        if wrong := {name: number for name, number in logs.items() if not np.isfinite(number)}:
             checkpoint()
-            raise envs.UsageError(f"Not finite in iteration {iteration + 1}: {logs}. Lower --inner-lr and --resume.")
+            raise envs.UsageError(f"Not finite in iteration {iteration + 1}: {wrong}. Lower --inner-lr and --resume.")
         params, iteration, steps = candidate, iteration + 1, [int(batch["valid"].sum()) for batch in batches]
         global_step += sum(steps)
         charts = {f"return_after_{i}_steps": batch["return"].mean().item() for i, batch in enumerate(batches)}
@@ -408,6 +414,7 @@ def train(args, signals=()):
         charts |= {"action_std": params["log_std"].exp().mean().item()} if "log_std" in params else {}
         charts["episode_length"] = steps[-1] / env.num_envs
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
+        writer = writer or SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
         for group, scalars in ("losses", logs), ("charts", charts):
             for name, number in scalars.items():
                 writer.add_scalar(f"{group}/{name}", number, global_step)
@@ -415,9 +422,8 @@ def train(args, signals=()):
         if time.time() - last_save > args.checkpoint_seconds:
             checkpoint()
             last_save = time.time()
-    for finished in (bar, env, writer):
-        finished.close()
     checkpoint()
+    bar.close(), env.close(), writer and writer.close()
     if signals:
         print(f"Stopped at step {global_step}. To go on: python {sys.argv[0]} --resume {run_dir / 'checkpoint.pt'}")
         sys.exit(128 + signals[0])
@@ -433,14 +439,4 @@ def train(args, signals=()):
 
 
 if __name__ == "__main__":
-    args, signals = tyro.cli(Args), []
-    for number in (signal.SIGINT, signal.SIGTERM):  # the first ends training after this iteration, the second at once
-        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
-    try:
-        if args.resume:  # the run's own arguments, where the command line has no others
-            saved = read_checkpoint(args.resume)["args"]
-            args = tyro.cli(Args, default=Args(**saved | {"env_kwargs": {}}))
-            args.env_kwargs = args.env_kwargs or saved["env_kwargs"]
-        train(args, signals)
-    except envs.UsageError as error:
-        sys.exit(f"error: {error}")
+    envs.run(Args, train, read_checkpoint)

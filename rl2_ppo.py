@@ -19,7 +19,6 @@ Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779; Schulman et al. (201
 """
 
 import json
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -29,7 +28,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn as nn
-import tyro
 from gymnasium.spaces import Box, Discrete
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.utils.tensorboard import SummaryWriter
@@ -250,7 +248,7 @@ def update(agent, optimizer, data, args, ent_coef):
             loss, logs = ppo_loss(agent, {key: tensor[:, trials] for key, tensor in batch.items()}, args, ent_coef)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            logs["gradient_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
             history.append(logs)
         if args.target_kl is not None and logs["approx_kl"] > args.target_kl:
@@ -350,17 +348,22 @@ def train(args, signals=()):
         import wandb
 
         wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
-    writer = SummaryWriter(run_dir, purge_step=global_step + 1, flush_secs=10)  # makes the folder
-    (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
-    start, first_step, last_save = time.time() - wall_seconds, global_step, time.time()
+    start, first_step, last_save, writer = time.time() - wall_seconds, global_step, time.time(), None
 
     def checkpoint():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
         network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": agent.state_dict()}
         progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
         for name, more in (("checkpoint", progress | {"optimizer": optimizer.state_dict()}), ("agent", {})):
             if name == "checkpoint" or args.save_model:
-                torch.save(network | more, run_dir / "tmp")
-                (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
+                try:
+                    torch.save(network | more, run_dir / "tmp")
+                    (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
+                except (OSError, RuntimeError) as error:
+                    raise envs.UsageError(
+                        f"Cannot save {run_dir / name}.pt, the former one is whole: {error}"
+                    ) from None
 
     bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", unit_scale=True)
     while global_step < args.total_timesteps and not signals:
@@ -372,7 +375,11 @@ def train(args, signals=()):
         # All random numbers follow from seed and iteration: a run that was resumed goes on as if never stopped.
         torch_seed, task_seed, env_seed = np.random.SeedSequence([0, args.seed, iteration]).generate_state(3).tolist()
         torch.manual_seed(torch_seed)
-        data = rollout(agent, env, env.sample_tasks(num_envs, np.random.default_rng(task_seed)), episodes, env_seed)
+        try:
+            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))
+            data = rollout(agent, env, tasks, episodes, env_seed)
+        except envs.UsageError as error:
+            raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
         if args.learn_from_regret and "regret" not in data:
             raise envs.UsageError(f"{args.env_id} does not report regret: train it without --learn-from-regret.")
         scale = (agent.return_norm.running_var + 1e-8).sqrt() if args.norm_reward else 1.0
@@ -380,8 +387,8 @@ def train(args, signals=()):
         data["advantage"], data["returns"] = advantages_and_returns(data, gamma, args.gae_lambda)
         logs = update(agent, optimizer, data, args, ent_coef)
         iteration, global_step, valid = iteration + 1, global_step + int(data["valid"].sum()), data["valid"]
-        if not np.isfinite(list(logs.values())).all():
-            raise envs.UsageError(f"Not finite in iteration {iteration}: {logs}. Lower --learning-rate and --resume.")
+        if wrong := {name: number for name, number in logs.items() if not np.isfinite(number)}:
+            raise envs.UsageError(f"Not finite in iteration {iteration}: {wrong}. Lower --learning-rate and --resume.")
         if args.norm_obs and isinstance(agent.observation_space, Box):
             agent.obs_norm(data["obs"][valid].float())  # after the update, which has to see the rollout's inputs
         if args.norm_reward:
@@ -391,6 +398,7 @@ def train(args, signals=()):
         charts = {f"return_episode_{i}": number for i, number in enumerate(returns, 1)} | {"trial_return": sum(returns)}
         charts |= {"learning_rate": learning_rate, "gamma": gamma, "episodes_per_trial": episodes}
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
+        writer = writer or SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
         for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
             for name, number in scalars.items():
                 writer.add_scalar(f"{group}/{name}", number, global_step)
@@ -399,8 +407,8 @@ def train(args, signals=()):
         if time.time() - last_save > args.checkpoint_seconds:
             checkpoint()
             last_save = time.time()
-    bar.close(), env.close(), writer.close()
     checkpoint()
+    bar.close(), env.close(), writer and writer.close()
     if signals:
         print(f"Stopped at step {global_step}. To go on: python {sys.argv[0]} --resume {run_dir / 'checkpoint.pt'}")
         sys.exit(128 + signals[0])
@@ -416,14 +424,4 @@ def train(args, signals=()):
 
 
 if __name__ == "__main__":
-    args, signals = tyro.cli(Args), []
-    for number in (signal.SIGINT, signal.SIGTERM):  # the first ends training after this iteration, the second at once
-        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
-    try:
-        if args.resume:  # the run's own arguments, where the command line has no others
-            saved = read_checkpoint(args.resume)["args"]
-            args = tyro.cli(Args, default=Args(**saved | {"env_kwargs": {}}))
-            args.env_kwargs = args.env_kwargs or saved["env_kwargs"]
-        train(args, signals)
-    except envs.UsageError as error:
-        sys.exit(f"error: {error}")
+    envs.run(Args, train, read_checkpoint)

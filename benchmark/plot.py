@@ -150,16 +150,18 @@ def ablations(algorithm):
 
 def speed():
     """The environments', RL^2's and SNAIL's speeds as a markdown table."""
-    lines = ["| what | steps per second | rollout's share | recurrent kernel's share |", "|---|---|---|---|"]
+    parts = {"rollout_share": "rollout", "kernel_share": "recurrent kernel", "concatenation_share": "concatenation"}
+    lines = ["| what | steps per second | " + " | ".join(f"share of {part}" for part in parts.values()) + " |"]
+    lines.append("|---" * 5 + "|")
     for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
         if isinstance(row, dict) and "rollout_share" in row:
-            shares = " | ".join(f"{row[key]:.0%}" if key in row else "" for key in ("rollout_share", "kernel_share"))
+            shares = " | ".join(f"{row[key]:.0%}" if key in row else "" for key in parts)
             lines.append(f"| {name} | {row['steps_per_second']:,.0f} | {shares} |")
         elif isinstance(row, float):
-            lines.append(f"| {name} | {row:,.0f} | | |")
+            lines.append(f"| {name} | {row:,.0f} | | | |")
         elif isinstance(row, dict) and "late" in row:
             times = f"{row['early']:.1f} ms at t = 100, {row['late']:.1f} ms at t = 900"
-            lines.append(f"| {name} | {times} | | |")
+            lines.append(f"| {name} | {times} | | | |")
     return "\n".join(lines)
 
 

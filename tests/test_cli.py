@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -68,28 +69,163 @@ def test_defaults_of_a_run_and_its_summary(script, env_id, words, tmp_path):
     assert "return" in done.stderr and "100%" in done.stderr  # the progress bar
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_ctrl_c_saves_and_resume_goes_on(script, tmp_path):
-    maml = script == "maml_trpo"
-    flag, step = ("--num-iterations", "iteration") if maml else ("--total-timesteps", "global_step")
-    command = [sys.executable, str(ROOT / f"{script}.py"), *TINY[script], flag, "100000000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while not list(tmp_path.glob("runs/*/events*")):
+ENDLESS = {"maml_trpo": ["--num-iterations", 10**8], "rl2_ppo": ["--total-timesteps", 10**8]}
+ENDLESS["snail_ppo"] = ENDLESS["rl2_ppo"]
+STEP = {"maml_trpo": "iteration", "rl2_ppo": "global_step", "snail_ppo": "global_step"}
+
+
+def start(script, *arguments, cwd, ready="runs/*/events*"):
+    """A run in the background that has come so far as to have written the file `ready`."""
+    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not list(cwd.glob(ready)):
         assert process.poll() is None
         time.sleep(0.1)
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
+    return process
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_saves_and_resume_goes_on(script, number, status, tmp_path):
+    process = start(script, *TINY[script], *ENDLESS[script], cwd=tmp_path)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
     assert f"--resume {checkpoint.relative_to(tmp_path)}" in out
-    saved = torch.load(checkpoint, weights_only=True)
+    saved, step = torch.load(checkpoint, weights_only=True), STEP[script]
     assert saved[step] > 0
-    done = run(script, "--resume", checkpoint, flag, saved[step] + 3, cwd=tmp_path)
+    done = run(script, "--resume", checkpoint, ENDLESS[script][0], saved[step] + 3, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result, after = json.loads((checkpoint.parent / "eval.json").read_text()), torch.load(checkpoint, weights_only=True)
     assert after[step] >= saved[step] + 3 and result["global_step"] > saved["global_step"]
     assert len(list(tmp_path.glob("runs/*"))) == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_is_whole(script, tmp_path):
+    """In the midst of an iteration that would take minutes."""
+    long = ["--cg-iterations" if script == "maml_trpo" else "--update-epochs", 10**7]
+    done = run(script, *TINY[script], *SHORT[script], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    before = torch.load(checkpoint, weights_only=True)
+    process = start(script, "--resume", checkpoint, *ENDLESS[script], *long, cwd=tmp_path)
+    try:
+        time.sleep(6)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == -signal.SIGINT
+    finally:
+        process.kill()
+    after = torch.load(checkpoint, weights_only=True)
+    assert after[STEP[script]] == before[STEP[script]]
+    for name, tensor in after["agent"].items():
+        assert torch.equal(tensor, before["agent"][name])
+
+
+KILLING = """
+import json, os, random, signal, sys, time, traceback
+from pathlib import Path
+import torch
+torch.set_num_threads(1)  # a child of fork has none of its parent's threads
+script, settings = __import__(sys.argv[1]), json.loads(sys.argv[2])
+
+def child(exp_name, resume=None, torn=False):
+    pid = os.fork()
+    if pid == 0:
+        if torn:  # dies when half of the next checkpoint is written
+            save = torch.save
+            def half(contents, path):
+                save(contents, path)
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            torch.save = half
+        try:
+            script.train(script.Args(**settings, exp_name=exp_name, resume=resume))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return pid
+
+begin = time.time()
+assert os.waitpid(child("whole"), 0)[1] == 0
+seconds = time.time() - begin
+assert os.waitpid(child("again"), 0)[1] == 0
+kills, torn, lives, random_ = 0, 0, 0, random.Random(0)
+while True:
+    saved = sorted(Path("runs").glob("*__killed__*/checkpoint.pt"), key=lambda path: path.stat().st_mtime_ns)
+    pid = child("killed", str(saved[-1]) if saved else None, torn=kills % 5 == 4)
+    lives += 1
+    if kills < 20 and kills % 5 != 4:
+        time.sleep(random_.uniform(0, seconds / 10))
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    if status == signal.SIGKILL:
+        torn += kills % 5 == 4
+        kills += 1
+    else:
+        assert status == 0
+        break
+print(json.dumps({"kills": kills, "torn": torn}))
+"""
+
+
+@pytest.mark.parametrize(
+    "script, settings",
+    [
+        ("maml_trpo", {"num_iterations": 80, "meta_batch_size": 3, "episodes_per_task": 4, "hidden_size": 8}),
+        ("rl2_ppo", {"total_timesteps": 16 * 10 * 300, "num_envs": 16, "num_minibatches": 2, "hidden_size": 8}),
+        ("snail_ppo", {"total_timesteps": 16 * 10 * 100, "num_envs": 16, "num_minibatches": 2, "sizes": [8, 4, 4, 4]}),
+    ],
+)
+def test_killed_at_twenty_moments_and_resumed_equals_never_stopped(script, settings, tmp_path):
+    """SIGKILL at random moments, and in the midst of writing a checkpoint; the same seed twice gives the same, too."""
+    settings |= {"checkpoint_seconds": 1e-9, "cuda": False, "eval_trials": 20}
+    settings |= {"env_kwargs": {"horizon": 5}, "eval_episodes": 2} if script == "maml_trpo" else {}
+    settings["save_model"] = True
+    command = [sys.executable, "-c", KILLING, script, json.dumps(settings)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["kills"] >= 20 and counts["torn"] >= 3
+    results, checkpoints = [], []
+    for name in ("whole", "again", "killed"):
+        (result,) = tmp_path.glob(f"runs/*__{name}__*/eval.json")
+        results.append(json.loads(result.read_text()) | {"wall_seconds": None})
+        checkpoints.append(torch.load(result.parent / "checkpoint.pt", weights_only=True))
+    assert results[0] == results[1] == results[2]
+    for other in checkpoints[1:]:
+        assert other["iteration"] == checkpoints[0]["iteration"]
+        for name, tensor in checkpoints[0]["agent"].items():
+            assert torch.equal(tensor, other["agent"][name])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_space_left_is_one_sentence_and_the_former_checkpoint_loads(script, checkpoints, tmp_path):
+    checkpoint = tmp_path / "runs" / "full" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes((checkpoints / script / "good.pt").read_bytes())
+    room = checkpoint.stat().st_size // 2  # no file may grow larger
+    more = torch.load(checkpoint, weights_only=True)[STEP[script]] + 1
+    arguments = ["--resume", checkpoint, ENDLESS[script][0], more]
+    done = run(
+        script, *arguments, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"error: Cannot save {checkpoint}, the former one is whole: " in done.stderr
+    assert checkpoint.read_bytes() == (checkpoints / script / "good.pt").read_bytes()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_folder_that_cannot_be_written_is_one_sentence(script):
+    done = run(script, *TINY[script], *SHORT[script], cwd="/proc")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ") and "runs" in line]) == 1
 
 
 @pytest.mark.parametrize("script, name, value", [("maml_trpo", "horizon", 9), ("rl2_ppo", "num_arms", 3)])
@@ -108,6 +244,7 @@ def test_resume_takes_the_runs_env_kwargs_with_and_without_the_flag(script, name
 def checkpoints(tmp_path_factory):
     """For each script a good checkpoint, and bad ones: truncated, text, another script's, one that would run code."""
     root = tmp_path_factory.mktemp("checkpoints")
+    (root / "own.py").write_text(OWN)
     for script in SCRIPTS:
         folder = root / script
         folder.mkdir()
@@ -130,7 +267,81 @@ def checkpoints(tmp_path_factory):
     return root
 
 
+OWN = """
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+import envs
+
+
+class Good(gym.Env):
+    observation_space, action_space = Box(-1, 1, (2,)), Discrete(2)
+
+    def sample_task(self, rng):
+        return rng.random()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.task = options["task"]
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), self.task, False, False, {}
+
+
+class Raises(Good):
+    def step(self, action):
+        raise KeyError("wheels")
+
+
+class RaisesInReset(Good):
+    def reset(self, *, seed=None, options=None):
+        return 1 / 0
+
+
+class NaNReward(Good):
+    def step(self, action):
+        return np.zeros(2, np.float32), np.nan, False, False, {}
+
+
+class NaNObservation(Good):
+    def step(self, action):
+        return np.full(2, np.nan, np.float32), 0.0, False, False, {}
+
+
+class WrongShape(Good):
+    def step(self, action):
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+
+class Tasks(gym.Env):
+    observation_space, action_space = Box(-1, 1, (2,)), Discrete(2)
+
+
+class WrongVector(envs.Navigation2D):
+    def _observe(self):
+        return np.zeros((self.num_envs, 3))
+
+
+for name in "Good Raises RaisesInReset NaNReward NaNObservation WrongShape Tasks".split():
+    gym.register(f"{name}-v0", entry_point=globals()[name], max_episode_steps=5, disable_env_checker=True)
+gym.register("NoLimit-v0", entry_point=Good)
+gym.register("WrongVector-v0", vector_entry_point=WrongVector)
+"""
 ALL = [
+    ("--env-id own:Tasks-v0", "own:Tasks-v0 needs max_episode_steps where it is registered, and a method sample_task"),
+    ("--env-id own:NoLimit-v0", "own:NoLimit-v0 needs max_episode_steps"),
+    ("--env-id own:Raises-v0", "Iteration 1: The environment's step raised KeyError('wheels') ("),
+    ("--env-id own:RaisesInReset-v0", "Iteration 1: The environment's reset raised ZeroDivisionError('division by"),
+    (
+        "--env-id own:NaNReward-v0",
+        "Iteration 1: reward of sub-environment 0 is nan, not a finite number; its task is 0.",
+    ),
+    ("--env-id own:NaNObservation-v0", "Iteration 1: observation of sub-environment 0 is nan, not a finite number"),
+    ("--env-id own:WrongShape-v0", "Iteration 1: The environment's step "),
+    ("--env-id own:WrongVector-v0", "The environment's reset gave observations of shape ("),
+    ("--env-id own:Nothing-v0", "Unknown environment 'own:Nothing-v0'"),
     ("--env-id Bandid-v0", "Unknown environment 'Bandid-v0'"),
     ("--env-id nowhere.module:Task-v0", "Cannot import"),
     ("--env-id CartPole-v1", "sample_task"),
@@ -214,7 +425,12 @@ def outcomes(checkpoints, tmp_path_factory):
     def outcome(case):
         script, arguments, _ = case
         arguments = arguments.replace("{}", str(checkpoints / script), 1).split()
-        return run(script, *arguments, cwd=tmp_path_factory.mktemp("case"), env=os.environ | {"OMP_NUM_THREADS": "1"})
+        if "own:" in arguments[-1]:
+            arguments += TINY[script]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkpoints)}
+        done = run(script, *arguments, cwd=(folder := tmp_path_factory.mktemp("case")), env=env)
+        done.made = list(folder.iterdir())
+        return done
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(CASES, pool.map(outcome, CASES), strict=True))
@@ -228,6 +444,7 @@ def test_bad_input_is_one_clear_sentence(script, arguments, words, outcomes, che
     if done.returncode == 1:  # ours; status 2 is the argument parser's
         assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert not (checkpoints / script / "executed").exists()
+    assert done.made == []  # no half-made run folder
 
 
 def test_readme_snippets():

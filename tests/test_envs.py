@@ -516,7 +516,7 @@ def test_single_environments_become_a_batch_of_tasks(vectorization_mode):
         assert truncated.tolist() == [False, t == 5]
         assert info["regret"].tolist() == [1.5, 1.5]
         assert obs[0] == (3 if t % 2 == 0 else 2)
-    with pytest.raises(ValueError, match="number 2"):
+    with pytest.raises(ValueError, match="shape"):
         env.reset(options={"tasks": np.array([1])})
     with pytest.raises(ValueError, match="option"):
         env.reset(options={"tsks": np.array([1, 1])})

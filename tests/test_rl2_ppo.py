@@ -19,7 +19,10 @@ def make_agent(env, **kwargs):
     torch.manual_seed(0)
     args = Args(hidden_size=16, **kwargs)
     agent = Agent(env, args)
-    torch.nn.init.normal_(agent.policy.weight, 0, 0.5)  # far from uniform, so that errors show
+    continuous = hasattr(agent, "log_std")
+    torch.nn.init.normal_(agent.policy.weight, 0, 0.1 if continuous else 0.5)  # far from uniform, so that errors show
+    if continuous:
+        agent.log_std.data -= 1.5  # small steps, so that it comes upon goals near where it is
     return agent
 
 

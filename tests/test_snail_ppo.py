@@ -22,6 +22,8 @@ def make_agent(env, episodes=4, **kwargs):
     agent = Agent(env, Args(**{"sizes": (8, 4, 6, 5), "episodes_per_trial": episodes, **kwargs}))
     # Far from uniform, so that errors show; a Gaussian's mean must not amplify the previous action from step to step.
     torch.nn.init.normal_(agent.policy.weight, 0, 0.1 if isinstance(env.single_action_space, gym.spaces.Box) else 0.5)
+    if hasattr(agent, "log_std"):
+        agent.log_std.data -= 1.5  # small steps, so that it comes upon goals near where it is
     return agent
 
 
