@@ -119,6 +119,8 @@ class TaskVectorEnv(VectorEnv):
     def _set_tasks(self, tasks):
         """What follows from the tasks is computed here, once."""
 
+    _check_tasks = _set_tasks  # raises UsageError for tasks that are out of range
+
     def _start(self, mask):
         """Begins an episode where `mask` [N] is true."""
 
@@ -375,8 +377,6 @@ class BatchedTasks(TaskVectorEnv):
 
     def _draw(self, num_tasks, rng):
         return np.stack([self._example.unwrapped.sample_task(rng) for _ in range(num_tasks)])
-
-    _check_tasks = TaskVectorEnv._set_tasks  # does nothing: the environment's own `reset` will tell
 
     def _start(self, mask):
         self._envs.set_attr("task", list(self.tasks))

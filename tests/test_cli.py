@@ -458,3 +458,22 @@ def test_readme_snippets():
     pulls, returns = numbers
     assert len(pulls) == 10 and max(pulls) <= 0.9 and pulls[-1] > pulls[0] + 0.3  # random play earns 0.4 in every pull
     assert len(returns) == 4 and min(returns[1:]) > returns[0] + 25  # of -37, random numbers are not seeded
+
+
+EXAMPLES = (ROOT / "docs/environments.md").read_text().split("## A task of your own")[1]
+EXAMPLES = re.findall(r"`(\w+)\.py`: [^`]*```python\n(.*?)```", EXAMPLES, re.DOTALL)
+IDS = {"grid_goal": "GridGoal-v0", "long_pole": "LongPole-v0"}
+
+
+@pytest.mark.parametrize("module, text", EXAMPLES)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_examples_of_own_tasks_train_from_the_command_line(script, module, text, tmp_path):
+    assert len(text.splitlines()) <= 25 and set(IDS) == {name for name, _ in EXAMPLES}
+    (tmp_path / f"{module}.py").write_text(text)
+    env_id, env = f"{module}:{IDS[module]}", os.environ | {"PYTHONPATH": str(tmp_path)}
+    arguments = [*TINY[script], *SHORT[script], *(["--episodes-per-trial", 2] if script != "maml_trpo" else [])]
+    done = run(script, *arguments, "--env-id", env_id, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith(f"{module}_{IDS[module]}__{script}__1__")
+    assert json.loads((folder / "eval.json").read_text())["env_id"] == env_id
