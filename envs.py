@@ -75,8 +75,7 @@ class TaskVectorEnv(VectorEnv):
         self._steps = np.zeros(num_envs, dtype=np.int64)  # steps taken in the current episode, [N]
 
     def sample_tasks(self, num_tasks, rng=None):
-        """Draws a batch of `num_tasks` tasks, first axis the task, with the environment's own generator or with `rng`,
-        a `numpy.random.Generator`: for held-out tasks, whatever the environment has drawn before."""
+        """A batch of `num_tasks` tasks, first axis the task, by the numpy Generator `rng` or the environment's own."""
         check_positive(num_tasks=num_tasks)
         return self._draw(int(num_tasks), self.np_random if rng is None else rng)
 
@@ -120,9 +119,7 @@ class TaskVectorEnv(VectorEnv):
         """What follows from the tasks is computed here, once."""
 
     _check_tasks = _set_tasks  # raises UsageError for tasks that are out of range
-
-    def _start(self, mask):
-        """Begins an episode where `mask` [N] is true."""
+    _start = _set_tasks  # begins an episode where its argument, a mask [N], is true
 
     def _observation(self):
         obs = self._observe()
@@ -249,10 +246,8 @@ class TabularMDP(TaskVectorEnv):
 def plan(transitions, rewards, horizon):
     """Value iteration for MDPs, `transitions` [N, S, A, S] and `rewards` [N, S, A], O(horizon * N * S^2 * A): V* of the
     episode [N], and the regret V*_t(s) - Q*_t(s, a) [horizon, N, S, A] (float32) of action a in state s at time t."""
-    num_tasks, num_states, num_actions, _ = transitions.shape
-    flat = np.ascontiguousarray(transitions).reshape(num_tasks, num_states * num_actions, num_states)
-    value = np.zeros((num_tasks, num_states))
-    regret = np.empty((horizon, *rewards.shape), dtype=np.float32)
+    flat = np.ascontiguousarray(transitions).reshape(len(rewards), -1, rewards.shape[1])  # [N, S A, S]
+    value, regret = np.zeros(rewards.shape[:2]), np.empty((horizon, *rewards.shape), dtype=np.float32)
     for t in reversed(range(horizon)):
         q = rewards + np.matmul(flat, value[:, :, None]).reshape(rewards.shape)  # Bellman's equation, [N, S, A]
         value = q.max(axis=2)
@@ -311,8 +306,8 @@ class Locomotion(TaskVectorEnv):
         observed = Box(-np.inf, np.inf, (model.nq - self._hidden + model.nv,), np.float64)
         super().__init__(num_envs, horizon, observed, Box(*np.float32(model.actuator_ctrlrange.T)), observe_task)
         self._simulations = mjbatch.Batch(model, num_envs)
-        names = ("qpos", "qvel", "ctrl", "xpos", "cfrc_ext")
-        self._qpos, self._qvel, self._ctrl, xpos, self._contact_forces = map(self._simulations.bind, names)
+        bound = map(self._simulations.bind, ("qpos", "qvel", "ctrl", "xpos", "cfrc_ext"))
+        self._qpos, self._qvel, self._ctrl, xpos, self._contact_forces = bound
         # Gymnasium takes the Ant's position from its torso, which MuJoCo updates one physics step late.
         self._position = xpos[:, 1, :2] if body == "Ant" else self._qpos[:, :1]
 
@@ -355,7 +350,7 @@ class Locomotion(TaskVectorEnv):
 
 
 class KeepTask(gym.Wrapper):
-    """Hands a single environment its task at every reset, the automatic ones included."""
+    """Hands a single environment its task at every reset."""
 
     task = None
 
@@ -367,30 +362,29 @@ class BatchedTasks(TaskVectorEnv):
     """Ordinary single environments with `sample_task(rng)` and `reset(options={"task": task})` as a task batch."""
 
     def __init__(self, env_id, num_envs, vectorization_mode="sync", **kwargs):
-        options = {"vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}, "wrappers": [KeepTask]}
-        self._example = gym.make(env_id, **kwargs)  # draws the tasks
+        self._example, by_hand = gym.make(env_id, **kwargs), {"autoreset_mode": AutoresetMode.DISABLED}
         horizon = self._example.spec.max_episode_steps
         if horizon is None or not hasattr(self._example.unwrapped, "sample_task"):
             raise UsageError(f"{env_id} needs max_episode_steps where it is registered, and a method sample_task(rng).")
-        self._envs = envs = gym.make_vec(env_id, num_envs, vectorization_mode, **options, **kwargs)
+        self._envs = envs = gym.make_vec(env_id, num_envs, vectorization_mode, by_hand, [KeepTask], **kwargs)
         super().__init__(num_envs, horizon, envs.single_observation_space, envs.single_action_space)
 
     def _draw(self, num_tasks, rng):
         return np.stack([self._example.unwrapped.sample_task(rng) for _ in range(num_tasks)])
 
+    def _set_tasks(self, tasks):
+        self._envs.set_attr("task", list(tasks))
+
     def _start(self, mask):
-        self._envs.set_attr("task", list(self.tasks))
-        self._first, _ = self._envs.reset(seed=int(self.np_random.integers(2**31)))
+        seed = int(self.np_random.integers(2**31))  # sub-environment i gets seed + i
+        self._obs, _ = self._envs.reset(seed=seed, options={"reset_mask": mask})
 
     def _observe(self):
-        return self._first
+        return self._obs
 
-    def step(self, actions):
-        """As `TaskVectorEnv.step`: `info["regret"]` is that of the step taken, where an episode ended too."""
-        obs, reward, terminated, truncated, info = self._envs.step(actions)
-        if "regret" in (final := info.get("final_info", {})):
-            info["regret"] = np.where(info["_final_info"], final["regret"], info.get("regret", 0.0))
-        return obs, reward, terminated, truncated, info
+    def _advance(self, actions):
+        self._obs, reward, terminated, truncated, info = self._envs.step(actions)
+        return reward, terminated | (truncated & (self._steps + 1 < self.horizon)), info
 
     def close_extras(self, **kwargs):
         self._example.close(), self._envs.close(**kwargs)
@@ -424,7 +418,6 @@ def make(env_id, num_envs=1, **kwargs):
     `env_id` is one of this module's or your own, `package.module:MyTask-v0`: a registered vector environment with those
     methods, or an ordinary `gymnasium.Env` with `sample_task(rng)` and `reset(options={"task": task})`. Its constructor
     takes `kwargs`. Raises UsageError, a ValueError."""
-    check_positive(num_envs=num_envs)
     module, _, name = env_id.rpartition(":")
     try:
         if module:
