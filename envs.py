@@ -4,8 +4,8 @@ A *task* is one member of a distribution: the arm means of a bandit, the tables 
 `gymnasium.vector.VectorEnv` of `make` each sub-environment holds one task until a `reset` names others.
 Sub-environments reset themselves in the step that ends their episode (`AutoresetMode.SAME_STEP`): the observation is
 the first of the next one, `info["final_obs"]` the last of the one that ended, valid where `info["_final_obs"]` is true.
-Where a task's optimum is known, `info["regret"]` [N] is V*(s) - Q*(s, a) >= 0 of the step just taken.
-`observe_task=True` appends the task to the observation: who trains on it shows what knowing the task is worth.
+Where a task's optimum is known, `info["regret"]` [N] is V*(s) - Q*(s, a) >= 0 of the step just taken. With
+`observe_task=True` the observation holds the task, too.
 
     Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779, section 3.1 (bandits) and 3.2 (tabular MDPs)
     Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400, section 5.3 (navigation, locomotion)
@@ -21,8 +21,10 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import torch
+import torch.distributed as dist
 import tyro
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, flatdim
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -43,13 +45,29 @@ def check_finite(tasks, **arrays):
     for name, array in arrays.items():
         if not (finite := np.isfinite(array)).all():
             i = int((~finite).reshape(len(array), -1).any(axis=1).argmax())
-            number, task = (
-                np.extract(~finite[i], array[i])[0],
-                " ".join(str(tasks if tasks is None else tasks[i]).split()),
-            )
-            raise UsageError(
-                f"{name} of sub-environment {i} is {number}, not a finite number; its task is {task[:80]}."
-            )
+            number, task = np.extract(~finite[i], array[i])[0], str(tasks if tasks is None else tasks[i])[:80].split()
+            raise UsageError(f"{name} of sub-environment {i}, whose task is {' '.join(task)}, is {number}: not finite.")
+
+
+def share(count):
+    """This process's part of `count` tasks, as a slice: all of them, unless `torchrun` started several processes."""
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return slice(count * rank // processes, count * (rank + 1) // processes)
+
+
+def total(x):
+    """The sum of a tensor over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(x := x.clone())
+    return x
+
+
+def gathered(x):
+    """The rows of a tensor in all processes."""
+    parts = [x] * (dist.get_world_size() if dist.is_initialized() else 1)
+    if len(parts) > 1:
+        dist.all_gather_object(parts, x)
+    return torch.cat(parts)
 
 
 class TaskVectorEnv(VectorEnv):
@@ -65,13 +83,11 @@ class TaskVectorEnv(VectorEnv):
         if observe_task not in (True, False):
             raise UsageError(f"observe_task must be True or False, got {observe_task!r}.")
         if observe_task:  # [one-hot or raw observation, task]
-            size = observation_space.n if isinstance(observation_space, Discrete) else observation_space.shape[0]
-            size += flatten_tasks(self._draw(1, np.random.default_rng(0))).shape[1]
+            size = flatdim(observation_space) + flatten_tasks(self._draw(1, np.random.default_rng(0))).shape[1]
             observation_space = Box(-np.inf, np.inf, (int(size),), np.float64)
         self.single_observation_space, self.single_action_space = observation_space, action_space
-        self.observation_space, self.action_space = (
-            batch_space(s, num_envs) for s in (observation_space, action_space)
-        )
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)  # steps taken in the current episode, [N]
 
     def sample_tasks(self, num_tasks, rng=None):
@@ -126,8 +142,7 @@ class TaskVectorEnv(VectorEnv):
         check_finite(self.tasks, observation=obs)
         if not self.observe_task:
             return obs
-        if isinstance(self._base_space, Discrete):
-            obs = obs[:, None] == np.arange(self._base_space.n)  # one-hot
+        obs = np.eye(self._base_space.n)[obs] if isinstance(self._base_space, Discrete) else obs  # one-hot
         return np.concatenate([obs, flatten_tasks(self.tasks)], axis=1, dtype=np.float64)
 
     def _check_actions(self, actions):
@@ -137,10 +152,9 @@ class TaskVectorEnv(VectorEnv):
         if isinstance(space, Box):
             check_finite(self.tasks, action=actions)
             return actions.clip(space.low, space.high)  # as the papers' environments do: a policy may command more
-        if actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= space.n:
-            wrong = (
-                actions.dtype if actions.dtype.kind not in "iu" else actions[(actions < 0) | (actions >= space.n)][0]
-            )
+        outside = (actions < 0) | (actions >= space.n)
+        if outside.any() or actions.dtype.kind not in "iu":
+            wrong = actions[outside][0] if outside.any() else actions.dtype
             raise UsageError(f"actions must be whole numbers (an integer array) in 0 .. {space.n - 1}, got {wrong}.")
         return actions
 
@@ -204,13 +218,10 @@ class TabularMDP(TaskVectorEnv):
         return tasks
 
     def _check_tasks(self, tasks):
-        transitions, rewards, size = tasks["transitions"], tasks["rewards"], (self.num_states, self.num_actions)
-        right = transitions.shape[1:] == (*size, self.num_states) and rewards.shape[1:] == size
-        if not (
-            right and (transitions >= 0).all() and np.allclose(transitions.sum(-1), 1) and np.isfinite(rewards).all()
-        ):
-            size = f"{(*size, self.num_states)}, which sum to 1, and finite mean rewards {size}"
-            raise UsageError(f"tasks must hold transition probabilities {size}.")
+        p, rewards, size = tasks["transitions"], tasks["rewards"], (self.num_states, self.num_actions)
+        right = p.shape[1:] == (*size, self.num_states) and rewards.shape[1:] == size
+        if not (right and (p >= 0).all() and np.allclose(p.sum(-1), 1) and np.isfinite(rewards).all()):
+            raise UsageError(f"tasks must hold probabilities [{size}, state] that sum to 1 and finite rewards {size}.")
 
     def _set_tasks(self, tasks):
         num_rows = self.num_envs * self.num_states * self.num_actions
@@ -286,11 +297,10 @@ class Navigation2D(TaskVectorEnv):
 
 
 class Locomotion(TaskVectorEnv):
-    """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded for what the task says (Finn et al., section 5.3).
-    `body` is "HalfCheetah" or "Ant". A task is a direction along x, -1 or 1 (`goal` "Dir"), a velocity along x, U[0, 2]
-    m/s for the HalfCheetah and U[0, 3] for the Ant ("Vel"), or a position, U[-3, 3]^2 m ("Goal"): float array
-    [num_tasks], for positions [num_tasks, 2]. A step is 0.05 s of MuJoCo; the Ant's episode ends when its height leaves
-    [0.2, 1.0] m. Rewards are those of the paper's code. mjbatch spreads the simulations over the processor's cores."""
+    """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded as in the code of Finn et al. (section 5.3) for what the task says:
+    `goal` "Dir" a direction along x, -1 or 1, "Vel" a velocity along x, U[0, 2] m/s for the HalfCheetah, U[0, 3] for the
+    Ant, float array [num_tasks], or "Goal" a position, U[-3, 3]^2 m, [num_tasks, 2]. A step is 0.05 s of MuJoCo, spread
+    over the processor's cores by mjbatch; the Ant's episode ends when its height leaves [0.2, 1.0] m."""
 
     def __init__(self, body, goal, num_envs=1, horizon=200, observe_task=False):
         import mjbatch  # here, because it takes half a second
@@ -400,10 +410,8 @@ def guarded(env, name):
         except UsageError:
             raise
         except Exception as error:
-            what = "{1} ({0.filename}, line {0.lineno})".format(
-                traceback.extract_tb(error.__traceback__)[-1], repr(error)
-            )
-            raise UsageError(f"The environment's {name} raised {what}.") from error
+            file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
+            raise UsageError(f"The environment's {name} raised {error!r} ({file}, line {line}).") from error
         for array, (part, shape) in zip(result[: 1 + (name == "step")], names.items(), strict=False):
             if np.shape(array) != shape:
                 raise UsageError(f"The environment's {name} gave {part}s of shape {np.shape(array)}, not {shape}.")
@@ -414,10 +422,9 @@ def guarded(env, name):
 
 
 def make(env_id, num_envs=1, **kwargs):
-    """A `VectorEnv` of `num_envs` tasks with `horizon`, `sample_tasks` and `reset(options={"tasks": tasks})`.
-    `env_id` is one of this module's or your own, `package.module:MyTask-v0`: a registered vector environment with those
-    methods, or an ordinary `gymnasium.Env` with `sample_task(rng)` and `reset(options={"task": task})`. Its constructor
-    takes `kwargs`. Raises UsageError, a ValueError."""
+    """A `VectorEnv` of `num_envs` tasks with `horizon`, `sample_tasks`, `reset(options={"tasks": tasks})`: one of this
+    module or your own, `package.module:MyTask-v0`, a vector environment with those methods or an ordinary one with
+    `sample_task(rng)` and `reset(options={"task": task})`. Its constructor takes `kwargs`. Raises UsageError."""
     module, _, name = env_id.rpartition(":")
     try:
         if module:
@@ -426,9 +433,7 @@ def make(env_id, num_envs=1, **kwargs):
     except ModuleNotFoundError as error:
         raise UsageError(f"Cannot import the module of environment {env_id!r}: {error}.") from None
     except gym.error.Error:
-        raise UsageError(
-            f"Unknown environment {env_id!r}: use {', '.join(ENVIRONMENTS)}, or your own module:id."
-        ) from None
+        raise UsageError(f"Unknown environment {env_id!r}: use {', '.join(ENVIRONMENTS)} or your module:id.") from None
     batch = partial(gym.make_vec, vectorization_mode="vector_entry_point") if spec.vector_entry_point else BatchedTasks
     try:
         env = batch(name, num_envs, **kwargs)
@@ -455,17 +460,15 @@ def check_arguments(args):
             raise UsageError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
         if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction", "fisher_fraction") and (number or 0) > 1:
             raise UsageError(f"{name} must not exceed 1, got {number}.")
-    start, minibatches, num_envs = (
-        getattr(args, name, None) for name in ("gamma_start", "num_minibatches", "num_envs")
-    )
+    start, minibatches, num_envs = (vars(args).get(name) for name in ("gamma_start", "num_minibatches", "num_envs"))
+    tasks, processes = num_envs or args.meta_batch_size, int(os.environ.get("WORLD_SIZE", 1))
     for sentence, wrong in {
         "gamma must be below 1 where gamma_start is given": start is not None and args.gamma == 1,
-        "env_kwargs cannot hold env_id or num_envs: use their own arguments": {"env_id", "num_envs"}
-        & {*args.env_kwargs},
+        "env_kwargs cannot hold env_id or num_envs: drop them": {"env_id", "num_envs"} & {*args.env_kwargs},
         "eval_trials must be at least 2: a standard error takes two trials": args.eval_trials < 2,
         "track needs the package wandb: pip install wandb": args.track and importlib.util.find_spec("wandb") is None,
-        "This script runs in one process: use python, not torchrun": int(os.environ.get("WORLD_SIZE", 1)) > 1,
-        f"num_minibatches ({minibatches}) must not exceed num_envs ({num_envs})": (minibatches or 0) > (num_envs or 0),
+        f"num_minibatches ({minibatches}) must not exceed num_envs ({num_envs})": (minibatches or 0) > tasks,
+        f"{processes} processes need more tasks than {tasks}": (minibatches or 1) * processes > tasks,
     }.items():
         if wrong:
             raise UsageError(f"{sentence}.")
@@ -476,6 +479,9 @@ def run(Args, train, read_checkpoint):
     args, signals = tyro.cli(Args), []
     for number in (signal.SIGINT, signal.SIGTERM):  # the second one ends the process at once
         signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
+    if "LOCAL_RANK" in os.environ:  # of torchrun
+        torch.cuda.is_available() and torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group()
     try:
         if args.resume:  # the run's own arguments, where the command line has no others
             saved = read_checkpoint(args.resume)["args"]
@@ -484,6 +490,8 @@ def run(Args, train, read_checkpoint):
         train(args, signals)
     except (UsageError, OSError) as error:
         sys.exit(f"error: {error}")
+    finally:
+        dist.is_initialized() and dist.destroy_process_group()
 
 
 ENVIRONMENTS = {"Bandit-v0": Bandit, "TabularMDP-v0": TabularMDP, "Navigation2D-v0": Navigation2D}

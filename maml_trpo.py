@@ -20,7 +20,6 @@ https://arxiv.org/abs/1502.05477, appendix C; Duan et al. (2016), https://arxiv.
 """
 
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -262,9 +261,10 @@ def fisher_vector_product(policy, params, batches, args):
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
     old = policy.distribution(*(output.detach() for output in outputs))
-    kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
+    num_tasks = envs.total(torch.tensor(len(batches[0]["obs"])))
+    kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).sum() / num_tasks
     (slope,) = torch.autograd.grad(kl, theta, create_graph=True)  # zero here: its derivative is J^T F J alone
-    return lambda v: torch.autograd.grad(slope @ v, theta, retain_graph=True)[0] + args.cg_damping * v
+    return lambda v: envs.total(torch.autograd.grad(slope @ v, theta, retain_graph=True)[0]) + args.cg_damping * v
 
 
 def conjugate_gradient(product, b, iterations):
@@ -281,9 +281,10 @@ def conjugate_gradient(product, b, iterations):
 
 def update(policy, params, batches, args):
     """One TRPO step from a trial's batches: new parameters, or the old ones where the line search fails, and logs."""
-    num_tasks, theta = len(batches[0]["obs"]), nn.utils.parameters_to_vector(params.values()).requires_grad_()
+    size, theta = len(batches[0]["obs"]), nn.utils.parameters_to_vector(params.values()).requires_grad_()
+    num_tasks = envs.total(torch.tensor(size))
     # Ten tasks at a time: a graph over all of them would outgrow the processor's cache.
-    chunks = [[{k: x[i : i + 10] for k, x in batch.items()} for batch in batches] for i in range(0, num_tasks, 10)]
+    chunks = [[{k: x[i : i + 10] for k, x in batch.items()} for batch in batches] for i in range(0, size, 10)]
     before, gradient, old = 0.0, 0.0, []
     for chunk in chunks:
         outputs = adapted_outputs(policy, unflatten(theta, params), chunk, args)
@@ -291,6 +292,7 @@ def update(policy, params, batches, args):
         gradient += torch.autograd.grad(value, theta)[0]  # the meta-gradient, back through the adaptation
         before += value.detach()
         old.append(policy.distribution(*(output.detach() for output in outputs)))
+    before, gradient = envs.total(before), envs.total(gradient)
     product = fisher_vector_product(policy, params, batches, args)
     x = conjugate_gradient(product, gradient, args.cg_iterations)
     full_step = (2 * args.max_kl / (x @ product(x))).sqrt() * x
@@ -302,6 +304,7 @@ def update(policy, params, batches, args):
                 distribution = policy.distribution(*adapted_outputs(policy, candidate, chunk, args))
                 after += surrogate(distribution, chunk[-1]).sum() / num_tasks
                 kl += mean_over_steps(kl_divergence(old_distribution, distribution), chunk[-1]).sum() / num_tasks
+        after, kl = envs.total(after), envs.total(kl)
         if after > before and kl <= args.max_kl:
             return candidate, logs | {"improvement": (after - before).item(), "kl": kl.item(), "step_size": step_size}
     return params, logs | {"improvement": 0.0, "kl": 0.0, "step_size": 0.0}  # rejected
@@ -359,7 +362,9 @@ def train(args, signals=()):
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)
-    env = envs.make(args.env_id, args.meta_batch_size * args.episodes_per_task, **args.env_kwargs)
+    mine = envs.share(args.meta_batch_size)  # the tasks of this process: all, but with torchrun
+    main, num_episodes = mine.start == 0, args.meta_batch_size * args.episodes_per_task
+    env = envs.make(args.env_id, (mine.stop - mine.start) * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
     params = policy.initial_params(device)
     iteration, global_step, wall_seconds = 0, 0, 0.0
@@ -372,7 +377,7 @@ def train(args, signals=()):
                 raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
         params = saved["agent"]
         iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
-    if args.track:
+    if args.track and main:
         import wandb
 
         wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
@@ -383,50 +388,51 @@ def train(args, signals=()):
         (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
         network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": params}
         progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
-        for name, more in (("checkpoint", progress), ("agent", {})):
-            if name == "checkpoint" or args.save_model:
-                try:
-                    torch.save(network | more, run_dir / "tmp")
-                    (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
-                except (OSError, RuntimeError) as error:
-                    raise envs.UsageError(
-                        f"Cannot save {run_dir / name}.pt, the former one is whole: {error}"
-                    ) from None
+        for name, contents in [("checkpoint", network | progress), ("agent", network)][: 1 + args.save_model]:
+            try:
+                torch.save(contents, run_dir / "tmp")
+                (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
+            except (OSError, RuntimeError) as error:
+                raise envs.UsageError(f"Cannot save {run_dir / name}.pt, the former one is whole: {error}") from None
 
-    bar = tqdm(total=args.num_iterations, initial=iteration, unit="update")
-    while iteration < args.num_iterations and not signals:
+    bar = tqdm(total=args.num_iterations, initial=iteration, unit="update", disable=not main)
+    while iteration < args.num_iterations and not envs.total(torch.tensor(len(signals))):
         # All random numbers follow from seed and iteration: a run that was resumed goes on as if never stopped.
-        torch_seed, task_seed, env_seed = np.random.SeedSequence([0, args.seed, iteration]).generate_state(3).tolist()
+        seeds = (np.random.SeedSequence([0, args.seed, iteration, i]).generate_state(3) for i in (0, mine.start))
+        (_, task_seed, _), (torch_seed, _, env_seed) = (numbers.tolist() for numbers in seeds)
         torch.manual_seed(torch_seed)
-        tasks = env.sample_tasks(args.meta_batch_size, np.random.default_rng(task_seed))
+        tasks = env.sample_tasks(args.meta_batch_size, np.random.default_rng(task_seed))[mine]
         try:
             batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
         except envs.UsageError as error:
             raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
         candidate, logs = update(policy, params, batches, args)
         if wrong := {name: number for name, number in logs.items() if not np.isfinite(number)}:
-            checkpoint()
+            main and checkpoint()
             raise envs.UsageError(f"Not finite in iteration {iteration + 1}: {wrong}. Lower --inner-lr and --resume.")
-        params, iteration, steps = candidate, iteration + 1, [int(batch["valid"].sum()) for batch in batches]
-        global_step += sum(steps)
-        charts = {f"return_after_{i}_steps": batch["return"].mean().item() for i, batch in enumerate(batches)}
+        steps = [int(envs.total(batch["valid"].sum())) for batch in batches]
+        params, iteration, global_step = candidate, iteration + 1, global_step + sum(steps)
+        returns = [envs.total(batch["return"].sum()).item() / num_episodes for batch in batches]
+        charts = {f"return_after_{i}_steps": mean for i, mean in enumerate(returns)}
         bar.set_postfix_str("return after 0, 1, ... steps: " + ", ".join(f"{r:.2f}" for r in charts.values()))
         charts |= {"action_std": params["log_std"].exp().mean().item()} if "log_std" in params else {}
-        charts["episode_length"] = steps[-1] / env.num_envs
+        charts["episode_length"] = steps[-1] / num_episodes
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
-        writer = writer or SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
-        for group, scalars in ("losses", logs), ("charts", charts):
-            for name, number in scalars.items():
-                writer.add_scalar(f"{group}/{name}", number, global_step)
+        if main:
+            writer = writer or SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
+            for group, scalars in ("losses", logs), ("charts", charts):
+                for name, number in scalars.items():
+                    writer.add_scalar(f"{group}/{name}", number, global_step)
         bar.update(iteration - bar.n)
-        if time.time() - last_save > args.checkpoint_seconds:
-            checkpoint()
-            last_save = time.time()
-    checkpoint()
+        if main and time.time() - last_save > args.checkpoint_seconds:
+            last_save = checkpoint() or time.time()
+    main and checkpoint()
     bar.close(), env.close(), writer and writer.close()
-    if signals:
-        print(f"Stopped at step {global_step}. To go on: python {sys.argv[0]} --resume {run_dir / 'checkpoint.pt'}")
-        sys.exit(128 + signals[0])
+    if not main:
+        return None
+    if signals or iteration < args.num_iterations:
+        print(f"Stopped at step {global_step}. To go on: python {ALGORITHM}.py --resume {run_dir / 'checkpoint.pt'}")
+        raise SystemExit(128 + sum(signals[:1]))
     result = {"env_id": args.env_id, "env_kwargs": args.env_kwargs, "algorithm": ALGORITHM, "seed": args.seed}
     result |= {"global_step": global_step, "wall_seconds": time.time() - start}
     result |= evaluate(policy, params, args)

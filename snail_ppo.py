@@ -20,7 +20,6 @@ Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141; Schulman et al. (
 """
 
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -244,10 +243,10 @@ def ppo_loss(agent, batch, args, ent_coef):
     policy, value, _ = agent(batch["x"], agent.initial_state(batch["x"].shape[1])[0])
     log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
     ratio, advantage = log_ratio.exp(), batch["advantage"]
-    weight = batch["valid"].to(value.dtype) / batch["valid"].sum()  # [T, B]: sum(weight * ...) is a mean over steps
+    weight = batch["valid"].to(value.dtype) / envs.total(batch["valid"].sum())  # [T, B]: sum(weight * ...) is a mean
     if args.norm_adv:
-        centered = advantage - (weight * advantage).sum()
-        advantage = centered / ((weight * centered**2).sum().sqrt() + 1e-8)
+        centered = advantage - envs.total((weight * advantage).sum())
+        advantage = centered / (envs.total((weight * centered**2).sum()).sqrt() + 1e-8)
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -(weight * torch.min(advantage * ratio, advantage * clipped)).sum()
     value_loss = 0.5 * (weight * (value - batch["returns"]) ** 2).sum()
@@ -256,7 +255,7 @@ def ppo_loss(agent, batch, args, ent_coef):
     logs = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
     logs |= {"old_approx_kl": (weight * -log_ratio).sum(), "approx_kl": (weight * (ratio - 1 - log_ratio)).sum()}
     logs["clipfrac"] = (weight * ((ratio - 1).abs() > args.clip_coef)).sum()
-    return loss, {name: term.detach() for name, term in logs.items()}
+    return loss, {name: envs.total(term.detach()) for name, term in logs.items()}
 
 
 def update(agent, optimizer, data, args, ent_coef):
@@ -267,6 +266,8 @@ def update(agent, optimizer, data, args, ent_coef):
             loss, logs = ppo_loss(agent, {key: tensor[:, trials] for key, tensor in batch.items()}, args, ent_coef)
             optimizer.zero_grad()
             loss.backward()
+            gradients = [parameter.grad for parameter in agent.parameters()]  # each process has its share of the sums
+            nn.utils.vector_to_parameters(envs.total(nn.utils.parameters_to_vector(gradients)), gradients)
             logs["gradient_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
             history.append(logs)
@@ -349,7 +350,7 @@ def train(args, signals=()):
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)
-    env = envs.make(args.env_id, args.num_envs, **args.env_kwargs)
+    env, main = envs.make(args.env_id, 1, **args.env_kwargs), envs.share(args.num_envs).start == 0  # one process writes
     agent = Agent(env, args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     iteration, global_step, wall_seconds = 0, 0, 0.0
@@ -360,10 +361,9 @@ def train(args, signals=()):
         for name in ("env_id", "env_kwargs", "episodes_per_trial", "tc_blocks", "sizes", "norm_obs"):
             if saved["args"][name] != (value := getattr(args, name)):
                 raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
-        agent.load_state_dict(saved["agent"])
-        optimizer.load_state_dict(saved["optimizer"])
+        agent.load_state_dict(saved["agent"]), optimizer.load_state_dict(saved["optimizer"])
         iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
-    if args.track:
+    if args.track and main:
         import wandb
 
         wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
@@ -374,28 +374,28 @@ def train(args, signals=()):
         (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
         network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": agent.state_dict()}
         progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
-        for name, more in (("checkpoint", progress | {"optimizer": optimizer.state_dict()}), ("agent", {})):
-            if name == "checkpoint" or args.save_model:
-                try:
-                    torch.save(network | more, run_dir / "tmp")
-                    (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
-                except (OSError, RuntimeError) as error:
-                    raise envs.UsageError(
-                        f"Cannot save {run_dir / name}.pt, the former one is whole: {error}"
-                    ) from None
+        files = [("checkpoint", network | progress | {"optimizer": optimizer.state_dict()}), ("agent", network)]
+        for name, contents in files[: 1 + args.save_model]:
+            try:
+                torch.save(contents, run_dir / "tmp")
+                (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
+            except (OSError, RuntimeError) as error:
+                raise envs.UsageError(f"Cannot save {run_dir / name}.pt, the former one is whole: {error}") from None
 
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", unit_scale=True)
-    while global_step < args.total_timesteps and not signals:
+    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", unit_scale=True, disable=not main)
+    while global_step < args.total_timesteps and not envs.total(torch.tensor(len(signals))):
         learning_rate, ent_coef, gamma, episodes, num_envs = schedule(args, global_step / args.total_timesteps)
         optimizer.param_groups[0]["lr"] = learning_rate
-        if env.num_envs != num_envs:
+        mine = envs.share(num_envs)  # the trials of this process: all, but with torchrun
+        if env.num_envs != mine.stop - mine.start:
             env.close()
-            env = envs.make(args.env_id, num_envs, **args.env_kwargs)
+            env = envs.make(args.env_id, mine.stop - mine.start, **args.env_kwargs)
         # All random numbers follow from seed and iteration: a run that was resumed goes on as if never stopped.
-        torch_seed, task_seed, env_seed = np.random.SeedSequence([0, args.seed, iteration]).generate_state(3).tolist()
+        seeds = (np.random.SeedSequence([0, args.seed, iteration, i]).generate_state(3) for i in (0, mine.start))
+        (_, task_seed, _), (torch_seed, _, env_seed) = (numbers.tolist() for numbers in seeds)
         torch.manual_seed(torch_seed)
         try:
-            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))
+            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))[mine]
             data = rollout(agent, env, tasks, episodes, env_seed)
         except envs.UsageError as error:
             raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
@@ -405,32 +405,34 @@ def train(args, signals=()):
         data["signal"] = (-data["regret"] if args.learn_from_regret else data["reward"]) / scale
         data["advantage"], data["returns"] = advantages_and_returns(data, gamma, args.gae_lambda)
         logs = update(agent, optimizer, data, args, ent_coef)
-        iteration, global_step, valid = iteration + 1, global_step + int(data["valid"].sum()), data["valid"]
+        iteration, global_step, valid = iteration + 1, global_step + int(envs.total(data["valid"].sum())), data["valid"]
         if wrong := {name: number for name, number in logs.items() if not np.isfinite(number)}:
             raise envs.UsageError(f"Not finite in iteration {iteration}: {wrong}. Lower --learning-rate and --resume.")
-        if args.norm_obs and isinstance(agent.observation_space, Box):
-            agent.obs_norm(data["obs"][valid].float())  # after the update, which has to see the rollout's inputs
+        if args.norm_obs and isinstance(agent.observation_space, Box):  # after the update, which sees the old moments
+            agent.obs_norm(envs.gathered(data["obs"][valid].float()))
         if args.norm_reward:
-            agent.return_norm((data["returns"] * scale)[valid][:, None])
+            agent.return_norm(envs.gathered((data["returns"] * scale)[valid][:, None]))
         unexplained = (data["returns"] - data["value"])[valid].var() / data["returns"][valid].var()
-        returns = episode_returns(data, episodes).mean(0).tolist()
+        returns = (envs.total(episode_returns(data, episodes).sum(0)) / num_envs).tolist()
         charts = {f"return_episode_{i}": number for i, number in enumerate(returns, 1)} | {"trial_return": sum(returns)}
         charts |= {"learning_rate": learning_rate, "gamma": gamma, "episodes_per_trial": episodes}
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
-        writer = writer or SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
-        for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
-            for name, number in scalars.items():
-                writer.add_scalar(f"{group}/{name}", number, global_step)
+        if main:
+            writer = writer or SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
+            for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
+                for name, number in scalars.items():
+                    writer.add_scalar(f"{group}/{name}", number, global_step)
         bar.set_postfix_str(f"return {sum(returns):.3f} over {episodes} episodes")
         bar.update(global_step - bar.n)
-        if time.time() - last_save > args.checkpoint_seconds:
-            checkpoint()
-            last_save = time.time()
-    checkpoint()
+        if main and time.time() - last_save > args.checkpoint_seconds:
+            last_save = checkpoint() or time.time()
+    main and checkpoint()
     bar.close(), env.close(), writer and writer.close()
-    if signals:
-        print(f"Stopped at step {global_step}. To go on: python {sys.argv[0]} --resume {run_dir / 'checkpoint.pt'}")
-        sys.exit(128 + signals[0])
+    if not main:
+        return None
+    if signals or global_step < args.total_timesteps:
+        print(f"Stopped at step {global_step}. To go on: python {ALGORITHM}.py --resume {run_dir / 'checkpoint.pt'}")
+        raise SystemExit(128 + sum(signals[:1]))
     result = {"env_id": args.env_id, "env_kwargs": args.env_kwargs, "algorithm": ALGORITHM, "seed": args.seed}
     result |= {"global_step": global_step, "wall_seconds": time.time() - start}
     result |= evaluate(agent, args.env_id, args.env_kwargs, args.episodes_per_trial, args.eval_trials, args.eval_seed)

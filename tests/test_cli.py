@@ -336,9 +336,9 @@ ALL = [
     ("--env-id own:RaisesInReset-v0", "Iteration 1: The environment's reset raised ZeroDivisionError('division by"),
     (
         "--env-id own:NaNReward-v0",
-        "Iteration 1: reward of sub-environment 0 is nan, not a finite number; its task is 0.",
+        "Iteration 1: reward of sub-environment 0, whose task is 0.",
     ),
-    ("--env-id own:NaNObservation-v0", "Iteration 1: observation of sub-environment 0 is nan, not a finite number"),
+    ("--env-id own:NaNObservation-v0", "Iteration 1: observation of sub-environment 0, whose task is 0."),
     ("--env-id own:WrongShape-v0", "Iteration 1: The environment's step "),
     ("--env-id own:WrongVector-v0", "The environment's reset gave observations of shape ("),
     ("--env-id own:Nothing-v0", "Unknown environment 'own:Nothing-v0'"),
