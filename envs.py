@@ -134,8 +134,7 @@ class TaskVectorEnv(VectorEnv):
     def _set_tasks(self, tasks):
         """What follows from the tasks is computed here, once."""
 
-    _check_tasks = _set_tasks  # raises UsageError for tasks that are out of range
-    _start = _set_tasks  # begins an episode where its argument, a mask [N], is true
+    _check_tasks = _start = _set_tasks  # raises UsageError for wrong tasks; begins an episode where a mask [N] is true
 
     def _observation(self):
         obs = self._observe()
@@ -297,10 +296,10 @@ class Navigation2D(TaskVectorEnv):
 
 
 class Locomotion(TaskVectorEnv):
-    """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded as in the code of Finn et al. (section 5.3) for what the task says:
-    `goal` "Dir" a direction along x, -1 or 1, "Vel" a velocity along x, U[0, 2] m/s for the HalfCheetah, U[0, 3] for the
-    Ant, float array [num_tasks], or "Goal" a position, U[-3, 3]^2 m, [num_tasks, 2]. A step is 0.05 s of MuJoCo, spread
-    over the processor's cores by mjbatch; the Ant's episode ends when its height leaves [0.2, 1.0] m."""
+    """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded as in the code of Finn et al. (section 5.3) for what a task says:
+    `goal` "Dir" a direction along x, -1 or 1, "Vel" a velocity along x, U[0, 2] m/s for the HalfCheetah, U[0, 3] for
+    the Ant, float array [num_tasks], or "Goal" a position, U[-3, 3]^2 m, [num_tasks, 2]. A step is 0.05 s of MuJoCo,
+    by mjbatch on all cores of the processor; the Ant's episode ends when its height leaves [0.2, 1.0] m."""
 
     def __init__(self, body, goal, num_envs=1, horizon=200, observe_task=False):
         import mjbatch  # here, because it takes half a second
