@@ -176,6 +176,59 @@ def maml_speed():
     return "\n".join(lines)
 
 
+def scaling():
+    """What a second process brings, as a markdown table."""
+    lines = ["| the same command | one process, s | two processes, s | times as fast |", "|---|---|---|---|"]
+    for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
+        if isinstance(row, dict) and "speedup" in row:
+            seconds = f"{row['one_process']:.1f} | {row['two_processes']:.1f}"
+            lines.append(f"| {name.removesuffix(', processes')} | {seconds} | **{row['speedup']:.2f}** |")
+    return "\n".join(lines)
+
+
+# Assumed, not measured: seconds to begin a sum over all processes, and bytes per second between two of them.
+NETWORKS = {
+    "8 GPUs of one machine, NVLink": (8, 30e-6, 1e11),
+    "64 machines, 100 Gbit/s": (64, 100e-6, 1.25e10),
+    "64 machines, 10 Gbit/s": (64, 500e-6, 1.25e9),
+}
+
+
+def prediction():
+    """The cost model's seconds of communication per update and efficiency of weak scaling, as a markdown table."""
+    lines = ["| network | script | communication per update, ms | efficiency |", "|---|---|---|---|"]
+    for network, (count, latency, bandwidth) in NETWORKS.items():
+        for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
+            if isinstance(row, dict) and "speedup" in row:
+                computing = row["one_process"] / row["updates"]
+                moved = 2 * (count - 1) / count * 4 * row["parameters"] * row["vectors"]
+                talking = latency * (row["vectors"] + row["scalars"]) + moved / bandwidth
+                efficiency = f"{computing / (computing + talking):.0%}"
+                lines.append(f"| {network} | {name.split(',')[0]} | {1000 * talking:.1f} | {efficiency} |")
+    return "\n".join(lines)
+
+
+def exchanged():
+    """What the processes exchange in an update, as a markdown table."""
+    lines = [
+        "| script | parameters | sums of a gradient's size | of single numbers | sent by each of n processes, MB |"
+    ]
+    lines.append("|---" * 5 + "|")
+    for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
+        if isinstance(row, dict) and "speedup" in row:
+            sent = f"{2 * 4 * row['parameters'] * row['vectors'] / 1e6:.2f} · (n − 1)/n"
+            cells = [name.split(",")[0], f"{row['parameters']:,}", row["vectors"], row["scalars"], sent]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def all_reduce():
+    """Microseconds of a sum over two processes, as a markdown table."""
+    row = json.loads((RESULTS / "speed.json").read_text())["all-reduce, microseconds"]
+    lines = ["| numbers | microseconds |", "|---|---|"]
+    return "\n".join(lines + [f"| {int(size):,} | {time:.0f} |" for size, time in row.items()])
+
+
 def fill(page, marker, text):
     """Replaces what stands between the marks of a page."""
     path = ROOT / page
@@ -200,6 +253,10 @@ def main():
         fill("README.md", f"{short} results", table(algorithm, ""))
     for title, members in groups().items():
         plot_maml(title, members)
+    fill("docs/scaling.md", "scaling", scaling())
+    fill("docs/scaling.md", "all-reduce", all_reduce())
+    fill("docs/scaling.md", "exchanged", exchanged())
+    fill("docs/scaling.md", "prediction", prediction())
     fill("README.md", "speed", speed())
     for page, prefix in (("README.md", ""), ("docs/maml_trpo.md", "../")):
         fill(page, "maml results", maml_table(prefix))

@@ -1,6 +1,6 @@
 """Speed: environment steps per second of envs.py, and of the three scripts end to end at the settings of their peers.
 
-    python benchmark/speed.py            # writes benchmark/results/speed.json, about five minutes
+    python benchmark/speed.py            # writes benchmark/results/speed.json, about eight minutes
     python benchmark/speed.py SNAIL      # only what has this word in its name; keeps the rest of speed.json
 
 The environments in numpy run 4096 at a time on one core, those on MuJoCo 40 and 400 at a time on all cores. RL^2 and
@@ -11,7 +11,10 @@ which `pytorch-maml-rl` takes 6.3 seconds per meta-iteration for navigation and 
 """
 
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -129,6 +132,61 @@ def maml(env_id, num_tasks, iterations=3, **kwargs):
     return result | {"update": result["seconds"] - result["rollouts"] - result["advantages"]}
 
 
+def processes(module, flag, length):
+    """Seconds that one and two processes of one thread each take for the same command, evaluation left out.
+
+    Beside them what is exchanged: the number of updates, of parameters, of sums over processes of a vector of that
+    size and of single numbers per update.
+    """
+    args, seconds = module.Args(), []
+    env = envs.make(args.env_id, 1)
+    if module is maml_trpo:
+        parameters = sum(tensor.numel() for tensor in maml_trpo.Policy(env, args).initial_params().values())
+        exchange = {"updates": length, "vectors": args.cg_iterations + 2, "scalars": 12}
+    else:
+        parameters = sum(tensor.numel() for tensor in module.Agent(env, args).parameters())
+        batch, minibatches = args.num_envs * args.episodes_per_trial, args.num_minibatches * args.update_epochs
+        exchange = {"updates": length // batch, "vectors": minibatches, "scalars": 9 * minibatches + 3}
+    for count in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+            command += [str(ROOT / f"{module.ALGORITHM}.py"), "--no-cuda", "--eval-trials", "2", flag, str(length)]
+            subprocess.run(
+                command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
+            (result,) = Path(folder).glob("runs/*/eval.json")
+            seconds.append(json.loads(result.read_text())["wall_seconds"])
+    times = {"one_process": seconds[0], "two_processes": seconds[1], "speedup": seconds[0] / seconds[1]}
+    return times | {"parameters": parameters} | exchange
+
+
+ALL_REDUCE = """
+import os, sys, time
+import torch, torch.distributed as dist
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+for size in (1, 10_000, 100_000, 1_000_000):
+    x, times = torch.zeros(size), []
+    for _ in range(100):
+        dist.barrier()
+        start = time.perf_counter()
+        dist.all_reduce(x)
+        times.append(time.perf_counter() - start)
+    if dist.get_rank() == 0:
+        print(size, sorted(times)[50])
+dist.destroy_process_group()
+"""
+
+
+def all_reduce():
+    """Microseconds that the sum of so many float32 numbers over two processes takes, the median of 100."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "program.py").write_text(ALL_REDUCE)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "program.py"]
+        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return {size: 1e6 * float(seconds) for size, seconds in (line.split() for line in done.stdout.splitlines())}
+
+
 def main(only=""):
     path = ROOT / "benchmark" / "results" / "speed.json"
     result, machine = {}, {"cores": torch.get_num_threads(), "torch": torch.__version__}
@@ -152,6 +210,10 @@ def main(only=""):
     jobs["2D navigation, 20 × 20 × 100"] = partial(maml, "Navigation2D-v0", 20)
     jobs["HalfCheetah, 40 × 20 × 200"] = partial(maml, "HalfCheetahDir-v0", 40)
     jobs["Ant, 40 × 20 × 200"] = partial(maml, "AntDir-v0", 40, iterations=1)
+    jobs["RL^2, processes"] = partial(processes, rl2_ppo, "--total-timesteps", 1_600_000)
+    jobs["SNAIL, processes"] = partial(processes, snail_ppo, "--total-timesteps", 400_000)
+    jobs["MAML, processes"] = partial(processes, maml_trpo, "--num-iterations", 30)
+    jobs["all-reduce, microseconds"] = all_reduce
     for name, job in jobs.items():
         if only in name:
             result[name] = job()

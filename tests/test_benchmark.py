@@ -62,6 +62,9 @@ def test_tables_and_pictures_are_made_from_the_raw_data():
     for page, prefix in (("README.md", ""), ("docs/maml_trpo.md", "../")):
         text = (ROOT / page).read_text()
         assert plot.maml_table(prefix) in text and plot.maml_speed() in text
+    scaling = (ROOT / "docs/scaling.md").read_text()
+    for table in (plot.scaling, plot.all_reduce, plot.exchanged, plot.prediction):
+        assert table() in scaling
     assert plot.ablations("maml_trpo") in (ROOT / "docs/maml_trpo.md").read_text()
     names = [name for algorithm in ("rl2_ppo", "snail_ppo") for name, *_ in plot.rows(algorithm)]
     names += [plot.figure_name(title) for title in plot.groups()]
