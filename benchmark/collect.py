@@ -12,6 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,11 +67,21 @@ def curve(run, script):
     return ["global_step", "seconds", *(tag.split("/")[1] for tag in series)], rows[stride - 1 :: stride]
 
 
+def shrink(source, target):
+    """Copies a network. Weights that --amp rounds to bfloat16 in every use are stored so; the rest stays as it is."""
+    saved = torch.load(source, weights_only=True)
+    if saved["args"].get("amp"):
+        for key, tensor in saved["agent"].items():
+            if key.startswith(("trunk.", "embedding.", "now.", "before.", "attention.")):
+                saved["agent"][key] = tensor.bfloat16()
+    torch.save(saved, target)
+
+
 def main(run, name):
     run, target = Path(run), ROOT / "benchmark" / "results" / name
     target.mkdir(parents=True, exist_ok=True)
-    for file in ("eval.json", "agent.pt"):
-        shutil.copy(run / file, target / file)
+    shutil.copy(run / "eval.json", target / "eval.json")
+    shrink(run / "agent.pt", target / "agent.pt")
     args = json.loads((run / "args.json").read_text()) | {"resume": None}
     (target / "args.json").write_text(json.dumps(args, indent=2) + "\n")
     script = json.loads((run / "eval.json").read_text())["algorithm"]
