@@ -4,8 +4,7 @@ A *task* is one member of a distribution: the arm means of a bandit, the tables 
 `gymnasium.vector.VectorEnv` of `make` each sub-environment holds one task until a `reset` names others.
 Sub-environments reset themselves in the step that ends their episode (`AutoresetMode.SAME_STEP`): the observation is
 the first of the next one, `info["final_obs"]` the last of the one that ended, valid where `info["_final_obs"]` is true.
-Where a task's optimum is known, `info["regret"]` [N] is V*(s) - Q*(s, a) >= 0 of the step just taken. With
-`observe_task=True` the observation holds the task, too.
+`info["regret"]` [N] is V*(s) - Q*(s, a) of the step just taken; `observe_task=True` appends the task to what is seen.
 
     Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779, section 3.1 (bandits) and 3.2 (tabular MDPs)
     Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400, section 5.3 (navigation, locomotion)
@@ -15,6 +14,7 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 import traceback
 from functools import partial
 from pathlib import Path
@@ -426,8 +426,7 @@ def make(env_id, num_envs=1, **kwargs):
     `sample_task(rng)` and `reset(options={"task": task})`. Its constructor takes `kwargs`. Raises UsageError."""
     module, _, name = env_id.rpartition(":")
     try:
-        if module:
-            __import__(module)
+        module and __import__(module)
         spec = gym.spec(name)
     except ModuleNotFoundError as error:
         raise UsageError(f"Cannot import the module of environment {env_id!r}: {error}.") from None
@@ -459,15 +458,14 @@ def check_arguments(args):
             raise UsageError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
         if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction", "fisher_fraction") and (number or 0) > 1:
             raise UsageError(f"{name} must not exceed 1, got {number}.")
-    start, minibatches, num_envs = (vars(args).get(name) for name in ("gamma_start", "num_minibatches", "num_envs"))
-    tasks, processes = num_envs or args.meta_batch_size, int(os.environ.get("WORLD_SIZE", 1))
+    start, tasks = vars(args).get("gamma_start"), vars(args).get("num_envs") or args.meta_batch_size
+    parts = vars(args).get("num_minibatches", 1) * int(os.environ.get("WORLD_SIZE", 1))
     for sentence, wrong in {
         "gamma must be below 1 where gamma_start is given": start is not None and args.gamma == 1,
         "env_kwargs cannot hold env_id or num_envs: drop them": {"env_id", "num_envs"} & {*args.env_kwargs},
         "eval_trials must be at least 2: a standard error takes two trials": args.eval_trials < 2,
         "track needs the package wandb: pip install wandb": args.track and importlib.util.find_spec("wandb") is None,
-        f"num_minibatches ({minibatches}) must not exceed num_envs ({num_envs})": (minibatches or 0) > tasks,
-        f"{processes} processes need more tasks than {tasks}": (minibatches or 1) * processes > tasks,
+        f"num_minibatches times processes ({parts}) must not exceed the number of tasks ({tasks})": parts > tasks,
     }.items():
         if wrong:
             raise UsageError(f"{sentence}.")
@@ -490,7 +488,9 @@ def run(Args, train, read_checkpoint):
     except (UsageError, OSError) as error:
         sys.exit(f"error: {error}")
     finally:
-        dist.is_initialized() and dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+            time.sleep(1)  # gloo's threads give up their last tensors, which is fatal once Python shuts down
 
 
 ENVIRONMENTS = {"Bandit-v0": Bandit, "TabularMDP-v0": TabularMDP, "Navigation2D-v0": Navigation2D}

@@ -29,7 +29,7 @@ for _script in ("rl2_ppo", "snail_ppo"):
     SETTINGS[_script] |= NAVIGATION | {"norm_reward": True}
 
 PROGRAM = """
-import json, sys
+import json, sys, time
 import torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[4])
 from test_processes import updated
@@ -49,6 +49,7 @@ script.update = watched
 length = {"num_iterations": 3} if script.ALGORITHM == "maml_trpo" else {"total_timesteps": 200}
 script.train(script.Args(**json.loads(sys.argv[2]), **length, eval_trials=4, cuda=False))
 dist.destroy_process_group()
+time.sleep(1)  # as envs.run does
 """
 
 
