@@ -210,9 +210,9 @@ def main(only=""):
     jobs["2D navigation, 20 × 20 × 100"] = partial(maml, "Navigation2D-v0", 20)
     jobs["HalfCheetah, 40 × 20 × 200"] = partial(maml, "HalfCheetahDir-v0", 40)
     jobs["Ant, 40 × 20 × 200"] = partial(maml, "AntDir-v0", 40, iterations=1)
-    jobs["RL^2, processes"] = partial(processes, rl2_ppo, "--total-timesteps", 1_600_000)
-    jobs["SNAIL, processes"] = partial(processes, snail_ppo, "--total-timesteps", 400_000)
-    jobs["MAML, processes"] = partial(processes, maml_trpo, "--num-iterations", 30)
+    jobs["RL^2, processes"] = partial(processes, rl2_ppo, "--total-timesteps", 3_200_000)
+    jobs["SNAIL, processes"] = partial(processes, snail_ppo, "--total-timesteps", 800_000)
+    jobs["MAML, processes"] = partial(processes, maml_trpo, "--num-iterations", 60)
     jobs["all-reduce, microseconds"] = all_reduce
     for name, job in jobs.items():
         if only in name:
