@@ -66,8 +66,8 @@ def gathered(x):
     """The rows of a tensor in all processes."""
     parts = [x] * (dist.get_world_size() if dist.is_initialized() else 1)
     if len(parts) > 1:
-        dist.all_gather_object(parts, x)
-    return torch.cat(parts)
+        dist.all_gather_object(parts, x.cpu())
+    return torch.cat([part.to(x.device) for part in parts])
 
 
 class TaskVectorEnv(VectorEnv):
@@ -477,7 +477,7 @@ def run(Args, train, read_checkpoint):
     for number in (signal.SIGINT, signal.SIGTERM):  # the second one ends the process at once
         signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
     if "LOCAL_RANK" in os.environ:  # of torchrun
-        torch.cuda.is_available() and torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        args.cuda and torch.cuda.is_available() and torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group()
     try:
         if args.resume:  # the run's own arguments, where the command line has no others

@@ -385,7 +385,6 @@ def train(args, signals=()):
 
     def checkpoint():
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
         network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": params}
         progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
         for name, contents in [("checkpoint", network | progress), ("agent", network)][: 1 + args.save_model]:
@@ -419,7 +418,9 @@ def train(args, signals=()):
         charts["episode_length"] = steps[-1] / num_episodes
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
         if main:
-            writer = writer or SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
+            if writer is None:
+                writer = SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
+                (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
             for group, scalars in ("losses", logs), ("charts", charts):
                 for name, number in scalars.items():
                     writer.add_scalar(f"{group}/{name}", number, global_step)

@@ -141,7 +141,8 @@ class Agent(nn.Module):
             nn.init.orthogonal_(layer.weight, gain)
             nn.init.zeros_(layer.bias)
         if isinstance(space := self.action_space, Box):  # the policy's unit: half the range of a bounded action
-            self.register_buffer("unit", torch.tensor(np.nan_to_num((space.high - space.low) / 2, posinf=1.0)))
+            half = (space.high - space.low).astype(np.float32) / 2
+            self.register_buffer("unit", torch.tensor(np.where((half > 0) & (half < np.inf), half, np.float32(1))))
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
 
     def initial_state(self, num_envs):
@@ -371,7 +372,6 @@ def train(args, signals=()):
 
     def checkpoint():
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
         network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": agent.state_dict()}
         progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
         files = [("checkpoint", network | progress | {"optimizer": optimizer.state_dict()}), ("agent", network)]
@@ -418,7 +418,9 @@ def train(args, signals=()):
         charts |= {"learning_rate": learning_rate, "gamma": gamma, "episodes_per_trial": episodes}
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
         if main:
-            writer = writer or SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
+            if writer is None:
+                writer = SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
+                (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
             for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
                 for name, number in scalars.items():
                     writer.add_scalar(f"{group}/{name}", number, global_step)
