@@ -49,8 +49,15 @@ def plot_ppo(name, row, result, curve):
     left.legend(fontsize=7, loc="lower right")
     episodes = range(1, result["episodes_per_trial"] + 1)
     errors = [2 * stderr for stderr in result["return_by_episode_stderr"]]
-    right.errorbar(episodes, result["return_by_episode"], errors, linewidth=1.2, elinewidth=0.8)
-    right.axhline(result["random_return_mean"] / len(episodes), color="grey", linewidth=0.9, label="random policy")
+    random = result["random_return_mean"] / len(episodes)
+    if len(episodes) > 3:
+        right.errorbar(episodes, result["return_by_episode"], errors, linewidth=1.2, elinewidth=0.8)
+        right.axhline(random, color="grey", linewidth=0.9, label="random policy")
+    else:
+        bars = right.bar(episodes, result["return_by_episode"], yerr=errors, width=0.5, capsize=4)
+        right.bar_label(bars, fmt="%.2f")
+        right.plot([], " ", label=f"random policy: {random:.2f}")
+        right.set_xticks(episodes)
     right.set(
         xlabel="episode of the trial", ylabel="return of the episode", title="held-out tasks, by episode (±2 s.e.)"
     )
