@@ -329,9 +329,9 @@ for name in "Good Raises RaisesInReset NaNReward NaNObservation WrongShape Tasks
 gym.register("NoLimit-v0", entry_point=Good)
 gym.register("WrongVector-v0", vector_entry_point=WrongVector)
 """
-ALL = [
-    ("--env-id own:Tasks-v0", "own:Tasks-v0 needs max_episode_steps where it is registered, and a method sample_task"),
-    ("--env-id own:NoLimit-v0", "own:NoLimit-v0 needs max_episode_steps"),
+OF_OWN = [
+    ("--env-id own:Tasks-v0", "Tasks-v0 needs max_episode_steps where it is registered, and a method sample_task"),
+    ("--env-id own:NoLimit-v0", "NoLimit-v0 needs max_episode_steps"),
     ("--env-id own:Raises-v0", "Iteration 1: The environment's step raised KeyError('wheels') ("),
     ("--env-id own:RaisesInReset-v0", "Iteration 1: The environment's reset raised ZeroDivisionError('division by"),
     (
@@ -342,6 +342,8 @@ ALL = [
     ("--env-id own:WrongShape-v0", "Iteration 1: The environment's step "),
     ("--env-id own:WrongVector-v0", "The environment's reset gave observations of shape ("),
     ("--env-id own:Nothing-v0", "Unknown environment 'own:Nothing-v0'"),
+]
+ALL = [
     ("--env-id Bandid-v0", "Unknown environment 'Bandid-v0'"),
     ("--env-id nowhere.module:Task-v0", "Cannot import"),
     ("--env-id CartPole-v1", "sample_task"),
@@ -414,6 +416,8 @@ SNAIL = [
     ("--resume {}/good.pt --episodes-per-trial 11", "was trained with episodes_per_trial 10, not 11"),
 ]
 CASES = [(script, *case) for script in SCRIPTS for case in ALL]
+CASES += [("rl2_ppo", *case) for case in OF_OWN]
+CASES += [(script, *case) for script in ("maml_trpo", "snail_ppo") for case in OF_OWN[2:6:2]]  # raises, NaN
 CASES += [("maml_trpo", *case) for case in MAML] + [("rl2_ppo", *case) for case in RL2]
 CASES += [("snail_ppo", *case) for case in SNAIL]
 
