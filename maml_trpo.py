@@ -387,7 +387,8 @@ def train(args, signals=()):
         run_dir.mkdir(parents=True, exist_ok=True)
         network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": params}
         progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
-        for name, contents in [("checkpoint", network | progress), ("agent", network)][: 1 + args.save_model]:
+        files = [("checkpoint", network | progress), ("agent", network)]
+        for name, contents in files[: 1 + args.save_model]:
             try:
                 torch.save(contents, run_dir / "tmp")
                 (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
@@ -400,8 +401,8 @@ def train(args, signals=()):
         seeds = (np.random.SeedSequence([0, args.seed, iteration, i]).generate_state(3) for i in (0, mine.start))
         (_, task_seed, _), (torch_seed, _, env_seed) = (numbers.tolist() for numbers in seeds)
         torch.manual_seed(torch_seed)
-        tasks = env.sample_tasks(args.meta_batch_size, np.random.default_rng(task_seed))[mine]
         try:
+            tasks = env.sample_tasks(args.meta_batch_size, np.random.default_rng(task_seed))[mine]
             batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
         except envs.UsageError as error:
             raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error

@@ -368,3 +368,12 @@ def test_stopped_and_resumed_equals_never_stopped(in_tmp, monkeypatch, kwargs):
     assert whole == resumed
     for name, tensor in torch.load(checkpoint, weights_only=True)["agent"].items():
         assert torch.equal(tensor, parameters["agent"][name])
+
+
+@pytest.mark.parametrize("module", [rl2_ppo, snail_ppo])
+def test_a_policys_unit_is_positive_and_float32_in_any_action_space(module):
+    """Half of the range, and 1 where there is no range, or no end to it."""
+    actions = gym.spaces.Box(np.array([-2.0, 0.0, -np.inf]), np.array([2.0, 0.0, np.inf]), dtype=np.float64)
+    env = SimpleNamespace(single_observation_space=gym.spaces.Discrete(3), single_action_space=actions, horizon=4)
+    unit = module.Agent(env, module.Args()).unit
+    assert unit.dtype == torch.float32 and unit.tolist() == [2, 1, 1]
