@@ -72,7 +72,7 @@ def gathered(x):
 
 class TaskVectorEnv(VectorEnv):
     """A batch of N tasks, one per sub-environment, stepped together in O(N) numpy work. A subclass says what a task is
-    (`_draw`, `_check_tasks`, `_set_tasks`) and an episode (`_start`, `_advance`, `_observe`); the rest is here."""
+    (`_draw`, `_set_tasks`) and an episode (`_start`, `_advance`, `_observe`); the rest is here."""
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
@@ -89,6 +89,8 @@ class TaskVectorEnv(VectorEnv):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)  # steps taken in the current episode, [N]
+        base = self._base_space
+        self._state = np.zeros((num_envs, *base.shape), int if isinstance(base, Discrete) else float)
 
     def sample_tasks(self, num_tasks, rng=None):
         """A batch of `num_tasks` tasks, first axis the task, by the numpy Generator `rng` or the environment's own."""
@@ -106,9 +108,10 @@ class TaskVectorEnv(VectorEnv):
             right, given = ((self.num_envs, *example.shape[1:]), example.dtype.names), (tasks.shape, tasks.dtype.names)
             if given != right:
                 raise UsageError("tasks must have shape {} and fields {}, got {} and {}.".format(*right, *given))
-            self._check_tasks(tasks)
+            if tasks.dtype.kind == "f":
+                check_finite(tasks, task=tasks)
+            self._set_tasks(tasks)
             self.tasks, self._tasks_named = tasks, True
-            self._set_tasks(self.tasks)
         elif self.tasks is None or (seed is not None and not self._tasks_named):
             self.tasks = self._draw(self.num_envs, self.np_random)
             self._set_tasks(self.tasks)
@@ -132,9 +135,14 @@ class TaskVectorEnv(VectorEnv):
         return self._observation(), reward, terminated, truncated, info
 
     def _set_tasks(self, tasks):
-        """What follows from the tasks is computed here, once."""
+        """Raises UsageError for wrong tasks, and computes, once, what follows from them."""
 
-    _check_tasks = _start = _set_tasks  # raises UsageError for wrong tasks; begins an episode where a mask [N] is true
+    def _start(self, mask):
+        """Begins an episode where `mask` [N] is true: at zero, unless a subclass says otherwise."""
+        self._state[mask] = 0
+
+    def _observe(self):
+        return self._state.astype(self._base_space.dtype)  # a copy
 
     def _observation(self):
         obs = self._observe()
@@ -151,10 +159,9 @@ class TaskVectorEnv(VectorEnv):
         if isinstance(space, Box):
             check_finite(self.tasks, action=actions)
             return actions.clip(space.low, space.high)  # as the papers' environments do: a policy may command more
-        outside = (actions < 0) | (actions >= space.n)
-        if outside.any() or actions.dtype.kind not in "iu":
-            wrong = actions[outside][0] if outside.any() else actions.dtype
-            raise UsageError(f"actions must be whole numbers (an integer array) in 0 .. {space.n - 1}, got {wrong}.")
+        if actions.dtype.kind not in "iu" or (actions < 0).any() or (actions >= space.n).any():
+            given = f"{actions.dtype} from {actions.min()} to {actions.max()}"
+            raise UsageError(f"actions must be whole numbers (an integer array) in 0 .. {space.n - 1}, got {given}.")
         return actions
 
 
@@ -181,15 +188,10 @@ class Bandit(TaskVectorEnv):
     def _draw(self, num_tasks, rng):
         return rng.random((num_tasks, self.num_arms))
 
-    def _check_tasks(self, tasks):
+    def _set_tasks(self, tasks):
         if not ((tasks >= 0) & (tasks <= 1)).all():
             raise UsageError("tasks must be arm means between 0 and 1.")
-
-    def _set_tasks(self, tasks):
         self._best = tasks.max(axis=1)  # [N]
-
-    def _observe(self):
-        return np.zeros(self.num_envs, dtype=np.int64)
 
     def _advance(self, actions):
         mean = self.tasks.ravel().take(self._row + actions)  # [N]
@@ -206,7 +208,7 @@ class TabularMDP(TaskVectorEnv):
         check_positive(num_states=num_states, num_actions=num_actions)
         self.num_states, self.num_actions = int(num_states), int(num_actions)
         super().__init__(num_envs, horizon, Discrete(num_states), Discrete(num_actions), observe_task)
-        self._first, self._state = np.arange(num_envs) * self.num_states * self.num_actions, np.zeros(num_envs, int)
+        self._first = np.arange(num_envs) * self.num_states * self.num_actions  # where n's rows begin in flat tables
 
     def _draw(self, num_tasks, rng):
         size = (num_tasks, self.num_states, self.num_actions)
@@ -216,13 +218,11 @@ class TabularMDP(TaskVectorEnv):
         tasks["transitions"], tasks["rewards"] = weights / weights.sum(-1, keepdims=True), 1 + rng.standard_normal(size)
         return tasks
 
-    def _check_tasks(self, tasks):
+    def _set_tasks(self, tasks):
         p, rewards, size = tasks["transitions"], tasks["rewards"], (self.num_states, self.num_actions)
         right = p.shape[1:] == (*size, self.num_states) and rewards.shape[1:] == size
         if not (right and (p >= 0).all() and np.allclose(p.sum(-1), 1) and np.isfinite(rewards).all()):
             raise UsageError(f"tasks must hold probabilities [{size}, state] that sum to 1 and finite rewards {size}.")
-
-    def _set_tasks(self, tasks):
         num_rows = self.num_envs * self.num_states * self.num_actions
         # P(s' <= j | s, a) for j < S-1, one row of float32 per (n, s, a): the next state is the number of entries <= u.
         self._cumulative = tasks["transitions"].cumsum(axis=-1, dtype=np.float64)[..., :-1].astype(np.float32)
@@ -237,12 +237,6 @@ class TabularMDP(TaskVectorEnv):
         batches = (self._draw(1000, rng) for _ in range(0, num_tasks, 1000))
         values = np.concatenate([plan(tasks["transitions"], tasks["rewards"], self.horizon)[0] for tasks in batches])
         return float(values.mean()), float(values.std() / len(values) ** 0.5)
-
-    def _start(self, mask):
-        self._state[mask] = 0
-
-    def _observe(self):
-        return self._state.copy()
 
     def _advance(self, actions):
         row = self._first + self._state * self.num_actions + actions  # of (n, s, a), [N]
@@ -273,24 +267,13 @@ class Navigation2D(TaskVectorEnv):
     def __init__(self, num_envs=1, horizon=100, observe_task=False):
         everywhere, speed = Box(-np.inf, np.inf, (2,), np.float32), Box(-0.1, 0.1, (2,), np.float32)
         super().__init__(num_envs, horizon, everywhere, speed, observe_task)
-        self._position = np.zeros((num_envs, 2))
 
     def _draw(self, num_tasks, rng):
         return rng.uniform(-0.5, 0.5, (num_tasks, 2))
 
-    def _check_tasks(self, tasks):
-        if not np.isfinite(tasks).all():
-            raise UsageError("tasks must be goals with finite coordinates.")
-
-    def _start(self, mask):
-        self._position[mask] = 0.0
-
-    def _observe(self):
-        return self._position.astype(np.float32)
-
     def _advance(self, actions):
-        self._position += actions
-        offset = self._position - self.tasks  # [N, 2]
+        self._state += actions  # the position
+        offset = self._state - self.tasks  # [N, 2]
         near = np.abs(offset) < 0.01
         return -np.hypot(offset[:, 0], offset[:, 1]), near[:, 0] & near[:, 1], {}
 
@@ -298,8 +281,10 @@ class Navigation2D(TaskVectorEnv):
 class Locomotion(TaskVectorEnv):
     """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded as in the code of Finn et al. (section 5.3) for what a task says:
     `goal` "Dir" a direction along x, -1 or 1, "Vel" a velocity along x, U[0, 2] m/s for the HalfCheetah, U[0, 3] for
-    the Ant, float array [num_tasks], or "Goal" a position, U[-3, 3]^2 m, [num_tasks, 2]. A step is 0.05 s of MuJoCo,
-    by mjbatch on all cores of the processor; the Ant's episode ends when its height leaves [0.2, 1.0] m."""
+    the Ant, float array [num_tasks], or "Goal" a position, U[-3, 3]^2 m, [num_tasks, 2]. With "Params" the way is
+    forward and the body unknown: a task scales friction, masses, damping and motors, each by 1.5^U[-3, 3] (the range
+    of Rothfuss et al. 2019, https://arxiv.org/abs/1810.06784), [num_tasks, 4]. A step is 0.05 s of MuJoCo, by mjbatch
+    on all cores of the processor; the Ant's episode ends when its height leaves [0.2, 1.0] m."""
 
     def __init__(self, body, goal, num_envs=1, horizon=200, observe_task=False):
         import mjbatch  # here, because it takes half a second
@@ -321,14 +306,21 @@ class Locomotion(TaskVectorEnv):
         self._position = xpos[:, 1, :2] if body == "Ant" else self._qpos[:, :1]
 
     def _draw(self, num_tasks, rng):
-        if self.goal == "Goal":
-            return rng.uniform(-3, 3, (num_tasks, 2))
+        if self.goal in ("Goal", "Params"):
+            numbers = rng.uniform(-3, 3, (num_tasks, 2 if self.goal == "Goal" else 4))
+            return numbers if self.goal == "Goal" else 1.5**numbers
         fastest = 3 if self.body == "Ant" else 2
         return rng.choice([-1.0, 1.0], num_tasks) if self.goal == "Dir" else rng.uniform(0, fastest, num_tasks)
 
-    def _check_tasks(self, tasks):
-        if not np.isfinite(tasks).all() or (self.goal == "Dir" and not np.isin(tasks, (-1, 1)).all()):
-            raise UsageError(f"tasks must be {'directions, -1 or 1' if self.goal == 'Dir' else 'finite numbers'}.")
+    def _set_tasks(self, tasks):
+        if not {"Dir": np.isin(tasks, (-1, 1)), "Params": tasks > 0}.get(self.goal, np.True_).all():
+            raise UsageError(f"tasks must be {'directions, -1 or 1' if self.goal == 'Dir' else 'factors above 0'}.")
+        if self.goal == "Params":
+            factors = tasks.T[[0, 1, 1, 2, 3]]
+            names = "geom_friction", "body_mass", "body_inertia", "dof_damping", "actuator_gear"
+            for name, factor in zip(names, factors, strict=True):  # each simulation's own parameters, [N, ...]
+                self._simulations.expand(name).T[:] = getattr(self._model, name).T[..., None] * factor
+            self._simulations.set_const()  # what MuJoCo derives from masses
 
     def _start(self, mask):
         count, rng = mask.sum(), self.np_random
@@ -344,12 +336,12 @@ class Locomotion(TaskVectorEnv):
         self._ctrl[:] = actions
         self._simulations.step(nstep=5)
         velocity = (self._position[:, 0] - before) / (5 * self._model.opt.timestep)  # [N]
-        if self.goal == "Dir":
-            reward = self.tasks * velocity
-        elif self.goal == "Vel":
+        if self.goal == "Vel":
             reward = (self.body == "Ant") - np.abs(velocity - self.tasks)
-        else:
+        elif self.goal == "Goal":
             reward = 4 - np.abs(self._position - self.tasks).sum(axis=1)
+        else:
+            reward = velocity * (self.tasks if self.goal == "Dir" else 1)
         reward -= (0.005 if self.body == "Ant" else 0.05) * (actions**2).sum(axis=1)
         terminated = np.zeros(self.num_envs, dtype=bool)
         if self.body == "Ant":
@@ -359,26 +351,31 @@ class Locomotion(TaskVectorEnv):
 
 
 class KeepTask(gym.Wrapper):
-    """Hands a single environment its task at every reset."""
+    """Hands a single environment its task at every reset, a level as the seed."""
 
-    task = None
+    task, levels = None, False
 
     def reset(self, *, seed=None, options=None):
-        return self.env.reset(seed=seed, options={"task": self.task})
+        level, task = {"seed": self.task and int(self.task)}, {"seed": seed, "options": {"task": self.task}}
+        return self.env.reset(**(level if self.levels else task))
 
 
 class BatchedTasks(TaskVectorEnv):
-    """Ordinary single environments with `sample_task(rng)` and `reset(options={"task": task})` as a task batch."""
+    """Ordinary single environments with `sample_task(rng)` and `reset(options={"task": task})` as a task batch, or with
+    `levels` any environments whose `reset(seed=...)` draws a level: the task is the seed."""
 
-    def __init__(self, env_id, num_envs, vectorization_mode="sync", **kwargs):
+    def __init__(self, env_id, num_envs, vectorization_mode="sync", levels=False, **kwargs):
         self._example, by_hand = gym.make(env_id, **kwargs), {"autoreset_mode": AutoresetMode.DISABLED}
-        horizon = self._example.spec.max_episode_steps
-        if horizon is None or not hasattr(self._example.unwrapped, "sample_task"):
-            raise UsageError(f"{env_id} needs max_episode_steps where it is registered, and a method sample_task(rng).")
+        self.levels, horizon = levels, self._example.spec.max_episode_steps
+        if horizon is None or not (levels or hasattr(self._example.unwrapped, "sample_task")):
+            raise UsageError(f"{env_id} needs max_episode_steps, and sample_task(rng) or --env-kwargs levels True.")
         self._envs = envs = gym.make_vec(env_id, num_envs, vectorization_mode, by_hand, [KeepTask], **kwargs)
+        envs.set_attr("levels", levels)
         super().__init__(num_envs, horizon, envs.single_observation_space, envs.single_action_space)
 
     def _draw(self, num_tasks, rng):
+        if self.levels:
+            return rng.integers(2**31, size=num_tasks)
         return np.stack([self._example.unwrapped.sample_task(rng) for _ in range(num_tasks)])
 
     def _set_tasks(self, tasks):
@@ -440,8 +437,11 @@ def make(env_id, num_envs=1, **kwargs):
             raise
         raise UsageError(f"{env_id} does not take these arguments: {error}.") from None
     for what, space in (("observations", env.single_observation_space), ("actions", env.single_action_space)):
-        if not (space.start == 0 if isinstance(space, Discrete) else isinstance(space, Box) and len(space.shape) == 1):
-            raise UsageError(f"{env_id} has {what} {space}: use Discrete, numbered from 0, or a Box with one axis.")
+        one_axis = isinstance(space, Box) and (len(space.shape) == 1 or what == "observations")
+        if not (space.start == 0 if isinstance(space, Discrete) else one_axis):
+            raise UsageError(
+                f"{env_id} has {what} {space}: use Discrete, numbered from 0, or a Box (actions: one axis)."
+            )
     if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP or not hasattr(env, "sample_tasks"):
         raise UsageError(f"{env_id} needs the autoreset mode SAME_STEP and a method sample_tasks(num_tasks, rng).")
     if name not in ENVIRONMENTS:
@@ -452,23 +452,23 @@ def make(env_id, num_envs=1, **kwargs):
 def check_arguments(args):
     """Raises UsageError, one sentence, for a number in a script's `Args` dataclass that is out of range."""
     may_be_zero = "seed eval_seed gamma gamma_start gae_lambda ent_coef vf_coef num_inner_steps cg_damping".split()
+    at_most_one, wrong = "gamma gamma_start gae_lambda ramp_fraction fisher_fraction".split(), {}
     for name, number in vars(args).items():
         numbers = [n for n in (number if isinstance(number, tuple) else [number]) if type(n) in (int, float)]
-        if not all(0 < n < np.inf or (n == 0 and name in may_be_zero) for n in numbers):
-            raise UsageError(f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}.")
-        if name in ("gamma", "gamma_start", "gae_lambda", "ramp_fraction", "fisher_fraction") and (number or 0) > 1:
-            raise UsageError(f"{name} must not exceed 1, got {number}.")
+        least = f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}"
+        wrong[least] = not all(0 < n < np.inf or (n == 0 and name in may_be_zero) for n in numbers)
+        wrong[f"{name} must not exceed 1, got {number}"] = name in at_most_one and (number or 0) > 1
     start, tasks = vars(args).get("gamma_start"), vars(args).get("num_envs") or args.meta_batch_size
     parts = vars(args).get("num_minibatches", 1) * int(os.environ.get("WORLD_SIZE", 1))
-    for sentence, wrong in {
+    wrong |= {
         "gamma must be below 1 where gamma_start is given": start is not None and args.gamma == 1,
         "env_kwargs cannot hold env_id or num_envs: drop them": {"env_id", "num_envs"} & {*args.env_kwargs},
         "eval_trials must be at least 2: a standard error takes two trials": args.eval_trials < 2,
         "track needs the package wandb: pip install wandb": args.track and importlib.util.find_spec("wandb") is None,
         f"num_minibatches times processes ({parts}) must not exceed the number of tasks ({tasks})": parts > tasks,
-    }.items():
-        if wrong:
-            raise UsageError(f"{sentence}.")
+    }
+    for sentence in (sentence for sentence, true in wrong.items() if true):
+        raise UsageError(f"{sentence}.")
 
 
 def run(Args, train, read_checkpoint):
@@ -494,7 +494,7 @@ def run(Args, train, read_checkpoint):
 
 
 ENVIRONMENTS = {"Bandit-v0": Bandit, "TabularMDP-v0": TabularMDP, "Navigation2D-v0": Navigation2D}
-for _body, _goal in (("HalfCheetah", "Dir"), ("HalfCheetah", "Vel"), ("Ant", "Dir"), ("Ant", "Vel"), ("Ant", "Goal")):
-    ENVIRONMENTS[f"{_body}{_goal}-v0"] = partial(Locomotion, _body, _goal)
+for _body, _goals in {"HalfCheetah": ("Dir", "Vel", "Params"), "Ant": ("Dir", "Vel", "Goal")}.items():
+    ENVIRONMENTS |= {f"{_body}{_goal}-v0": partial(Locomotion, _body, _goal) for _goal in _goals}
 for _id, _class in ENVIRONMENTS.items():
     gym.register(_id, vector_entry_point=_class)

@@ -256,7 +256,7 @@ def ppo_loss(agent, batch, args, ent_coef):
     logs = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
     logs |= {"old_approx_kl": (weight * -log_ratio).sum(), "approx_kl": (weight * (ratio - 1 - log_ratio)).sum()}
     logs["clipfrac"] = (weight * ((ratio - 1).abs() > args.clip_coef)).sum()
-    return loss, {name: envs.total(term.detach()) for name, term in logs.items()}
+    return loss, dict(zip(logs, envs.total(torch.stack([*logs.values()]).detach()), strict=True))
 
 
 def update(agent, optimizer, data, args, ent_coef):
