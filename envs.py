@@ -89,8 +89,7 @@ class TaskVectorEnv(VectorEnv):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)  # steps taken in the current episode, [N]
-        base = self._base_space
-        self._state = np.zeros((num_envs, *base.shape), int if isinstance(base, Discrete) else float)
+        self._state = np.zeros((num_envs, *self._base_space.shape), np.result_type(self._base_space.dtype, np.int64))
 
     def sample_tasks(self, num_tasks, rng=None):
         """A batch of `num_tasks` tasks, first axis the task, by the numpy Generator `rng` or the environment's own."""
@@ -316,9 +315,8 @@ class Locomotion(TaskVectorEnv):
         if not {"Dir": np.isin(tasks, (-1, 1)), "Params": tasks > 0}.get(self.goal, np.True_).all():
             raise UsageError(f"tasks must be {'directions, -1 or 1' if self.goal == 'Dir' else 'factors above 0'}.")
         if self.goal == "Params":
-            factors = tasks.T[[0, 1, 1, 2, 3]]
             names = "geom_friction", "body_mass", "body_inertia", "dof_damping", "actuator_gear"
-            for name, factor in zip(names, factors, strict=True):  # each simulation's own parameters, [N, ...]
+            for name, factor in zip(names, tasks.T[[0, 1, 1, 2, 3]], strict=True):  # each simulation's own, [N, ...]
                 self._simulations.expand(name).T[:] = getattr(self._model, name).T[..., None] * factor
             self._simulations.set_const()  # what MuJoCo derives from masses
 
@@ -356,8 +354,8 @@ class KeepTask(gym.Wrapper):
     task, levels = None, False
 
     def reset(self, *, seed=None, options=None):
-        level, task = {"seed": self.task and int(self.task)}, {"seed": seed, "options": {"task": self.task}}
-        return self.env.reset(**(level if self.levels else task))
+        named = {"seed": seed, "options": {"task": self.task}}
+        return self.env.reset(**({"seed": int(self.task)} if self.levels else named))
 
 
 class BatchedTasks(TaskVectorEnv):
@@ -439,9 +437,7 @@ def make(env_id, num_envs=1, **kwargs):
     for what, space in (("observations", env.single_observation_space), ("actions", env.single_action_space)):
         one_axis = isinstance(space, Box) and (len(space.shape) == 1 or what == "observations")
         if not (space.start == 0 if isinstance(space, Discrete) else one_axis):
-            raise UsageError(
-                f"{env_id} has {what} {space}: use Discrete, numbered from 0, or a Box (actions: one axis)."
-            )
+            raise UsageError(f"{env_id} has {what} {space}: use Discrete, numbered from 0, or Box (actions: one axis).")
     if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP or not hasattr(env, "sample_tasks"):
         raise UsageError(f"{env_id} needs the autoreset mode SAME_STEP and a method sample_tasks(num_tasks, rng).")
     if name not in ENVIRONMENTS:
@@ -484,6 +480,10 @@ def run(Args, train, read_checkpoint):
             saved = read_checkpoint(args.resume)["args"]
             args = tyro.cli(Args, default=Args(**saved | {"env_kwargs": {}}))
             args.env_kwargs = args.env_kwargs or saved["env_kwargs"]
+        check_arguments(args)
+        if args.track and os.environ.get("RANK", "0") == "0":  # before TensorBoard, which it follows
+            names = {"project": args.wandb_project_name, "entity": args.wandb_entity}
+            importlib.import_module("wandb").init(**names, sync_tensorboard=True)
         train(args, signals)
     except (UsageError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, flatdim
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -92,6 +92,8 @@ class Args:
     """the part of each task's episodes on which the Fisher matrix is estimated"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
+    capture_video: bool = False
+    """if toggled, a picture of held-out trials is drawn into the run folder after the evaluation (gif or png)"""
     eval_trials: int = 200
     """the number of held-out tasks to evaluate on"""
     eval_episodes: int = 40
@@ -106,7 +108,7 @@ class Policy:
     def __init__(self, env, args):
         self.hidden_size, self.action_scale = args.hidden_size, args.action_scale
         spaces = self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
-        self.obs_size, self.action_size = (int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in spaces)
+        self.obs_size, self.action_size = (int(flatdim(space)) for space in spaces)
 
     def initial_params(self, device="cpu"):
         """Glorot's uniform weights [1, in, out], zero biases [1, 1, out] and, for a Gaussian, log-std [1, 1, out]."""
@@ -149,7 +151,7 @@ def rollout(policy, params, env, tasks, seed, random=False):
         torch.set_num_threads(1)  # torch's idle threads would keep spinning on the cores that step the environments
         while valid.any():
             obs = np.eye(policy.obs_size)[obs] if isinstance(policy.observation_space, Discrete) else obs  # one-hot
-            x = torch.tensor(obs, dtype=torch.float32, device=device).unflatten(0, shape)  # [M, K, obs]
+            x = torch.tensor(obs, dtype=torch.float32, device=device).flatten(1).unflatten(0, shape)  # [M, K, obs]
             outputs = policy.outputs(params, x)
             if not all(output.isfinite().all() for output in outputs):
                 raise envs.UsageError("The policy is not finite: lower --inner-lr, with which it was adapted.")
@@ -339,7 +341,7 @@ def read_checkpoint(path, device="cpu", needs=("agent", "args")):
     """A checkpoint's contents; UsageError for a file that is missing, damaged or another script's."""
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved) and set(saved["args"]) == set(asdict(Args())):
+        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved) and set(saved["args"]) <= set(asdict(Args())):
             return saved
         reason = f"is of {saved['algorithm']}, or of another version of it, and holds {', '.join(saved)}"
     except Exception as error:
@@ -377,10 +379,6 @@ def train(args, signals=()):
                 raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
         params = saved["agent"]
         iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
-    if args.track and main:
-        import wandb
-
-        wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
     start, first_step, last_save, writer = time.time() - wall_seconds, global_step, time.time(), None
 
     def checkpoint():
@@ -443,6 +441,7 @@ def train(args, signals=()):
     for i, mean in enumerate(result["return_by_gradient_step"]):
         print(f"  after {i} gradient steps   {mean:9.2f} +- {result['return_by_gradient_step_stderr'][i]:.2f}")
     print(f"Everything is in {run_dir}")
+    args.capture_video and __import__("benchmark.pictures").pictures.draw(run_dir / "checkpoint.pt")
     return result
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, flatdim
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -113,6 +113,8 @@ class Args:
     """lever: train on minus the regret the environment reports, in place of the reward"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
+    capture_video: bool = False
+    """if toggled, a picture of held-out trials is drawn into the run folder after the evaluation (gif or png)"""
     eval_trials: int = 40_000
     """the number of held-out tasks to evaluate on, one trial each"""
     eval_seed: int = 0
@@ -126,7 +128,7 @@ class Agent(nn.Module):
         super().__init__()
         self.args = args
         spaces = self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
-        self.obs_size, self.action_size = (int(s.n) if isinstance(s, Discrete) else s.shape[0] for s in spaces)
+        self.obs_size, self.action_size = (int(flatdim(space)) for space in spaces)
         # Running mean and variance, averaged over all batches they are called with: part of the state_dict.
         self.obs_norm, self.return_norm = (nn.BatchNorm1d(n, affine=False, momentum=None) for n in (self.obs_size, 1))
         (embedding, new, self.key_size, value_size), self.steps = args.sizes, args.episodes_per_trial * env.horizon
@@ -157,11 +159,12 @@ class Agent(nn.Module):
         if isinstance(self.observation_space, Discrete):
             obs = obs[:, None] == torch.arange(self.obs_size, device=first.device)  # one-hot
         elif self.args.norm_obs:
-            obs = ((obs - self.obs_norm.running_mean) / (self.obs_norm.running_var + 1e-8).sqrt()).clamp(-10, 10)
+            obs, variance = obs.flatten(1), self.obs_norm.running_var
+            obs = ((obs - self.obs_norm.running_mean) / (variance + 1e-8).sqrt()).clamp(-10, 10)
         if isinstance(self.action_space, Discrete):
             prev_action = prev_action[:, None] == torch.arange(self.action_size, device=first.device)
         prev = torch.cat([prev_action.float(), prev_reward[:, None].float(), prev_done[:, None].float()], dim=1)
-        return torch.cat([obs.float(), torch.where(first, 0.0, prev)], dim=1)
+        return torch.cat([obs.flatten(1).float(), torch.where(first, 0.0, prev)], dim=1)
 
     def forward(self, x, memory):
         """x [T, N, input], a whole trial or one step, and the memory before it, to (policy, value [T, N], new memory).
@@ -315,7 +318,7 @@ def read_checkpoint(path, device="cpu", needs=("agent", "args")):
     """A checkpoint's contents; UsageError for a file that is missing, damaged or another script's."""
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved) and set(saved["args"]) == set(asdict(Args())):
+        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved) and set(saved["args"]) <= set(asdict(Args())):
             return saved
         reason = f"is of {saved['algorithm']}, or of another version of it, and holds {', '.join(saved)}"
     except Exception as error:
@@ -364,10 +367,6 @@ def train(args, signals=()):
                 raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
         agent.load_state_dict(saved["agent"]), optimizer.load_state_dict(saved["optimizer"])
         iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
-    if args.track and main:
-        import wandb
-
-        wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, name=run_dir.name)
     start, first_step, last_save, writer = time.time() - wall_seconds, global_step, time.time(), None
 
     def checkpoint():
@@ -395,8 +394,8 @@ def train(args, signals=()):
         (_, task_seed, _), (torch_seed, _, env_seed) = (numbers.tolist() for numbers in seeds)
         torch.manual_seed(torch_seed)
         try:
-            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))[mine]
-            data = rollout(agent, env, tasks, episodes, env_seed)
+            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))
+            data = rollout(agent, env, tasks[mine], episodes, env_seed)
         except envs.UsageError as error:
             raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
         if args.learn_from_regret and "regret" not in data:
@@ -409,7 +408,7 @@ def train(args, signals=()):
         if wrong := {name: number for name, number in logs.items() if not np.isfinite(number)}:
             raise envs.UsageError(f"Not finite in iteration {iteration}: {wrong}. Lower --learning-rate and --resume.")
         if args.norm_obs and isinstance(agent.observation_space, Box):  # after the update, which sees the old moments
-            agent.obs_norm(envs.gathered(data["obs"][valid].float()))
+            agent.obs_norm(envs.gathered(data["obs"][valid].flatten(1).float()))
         if args.norm_reward:
             agent.return_norm(envs.gathered((data["returns"] * scale)[valid][:, None]))
         unexplained = (data["returns"] - data["value"])[valid].var() / data["returns"][valid].var()
@@ -443,6 +442,7 @@ def train(args, signals=()):
     for name in ("random_return_mean", "return_mean", "return_stderr", "return_mean_pseudo", "return_stderr_pseudo"):
         print(f"  {name:22}{result.get(name, float('nan')):8.3f}")
     print(f"  by episode {' '.join(f'{r:.3f}' for r in result['return_by_episode'])}\nEverything is in {run_dir}")
+    args.capture_video and __import__("benchmark.pictures").pictures.draw(run_dir / "checkpoint.pt")
     return result
 
 

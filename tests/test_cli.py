@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -330,7 +329,7 @@ gym.register("NoLimit-v0", entry_point=Good)
 gym.register("WrongVector-v0", vector_entry_point=WrongVector)
 """
 OF_OWN = [
-    ("--env-id own:Tasks-v0", "Tasks-v0 needs max_episode_steps where it is registered, and a method sample_task"),
+    ("--env-id own:Tasks-v0", "Tasks-v0 needs max_episode_steps, and sample_task(rng) or --env-kwargs levels True"),
     ("--env-id own:NoLimit-v0", "NoLimit-v0 needs max_episode_steps"),
     ("--env-id own:Raises-v0", "Iteration 1: The environment's step raised KeyError('wheels') ("),
     ("--env-id own:RaisesInReset-v0", "Iteration 1: The environment's reset raised ZeroDivisionError('division by"),
@@ -422,33 +421,80 @@ CASES += [("maml_trpo", *case) for case in MAML] + [("rl2_ppo", *case) for case 
 CASES += [("snail_ppo", *case) for case in SNAIL]
 
 
+FORKING = """
+import json, os, sys, traceback
+import torch
+import envs, maml_trpo, rl2_ppo, snail_ppo
+torch.set_num_threads(1)  # a child of fork has none of its parent's threads
+
+def child(script, arguments, folder):
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(folder)
+        os.dup2(os.open("../" + os.path.basename(folder) + ".err", os.O_CREAT | os.O_WRONLY), 2)
+        sys.argv, code, sentence = [f"{script}.py", *arguments], 0, ""
+        script = globals()[script]
+        try:
+            envs.run(script.Args, script.train, script.read_checkpoint)  # as the script's last line
+        except SystemExit as end:
+            code = end.code or 0
+            if isinstance(code, str):
+                code, sentence = 1, code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        print(sentence, file=sys.stderr, flush=True)  # as Python does at its end, when the progress bar is gone
+        os._exit(code)
+    return pid
+
+cases, running, codes = json.load(sys.stdin), {}, {}
+while cases or running:
+    while cases and len(running) < os.cpu_count():
+        case = cases.pop()
+        running[child(*case)] = case[2]
+    pid, status = os.wait()
+    codes[running.pop(pid)] = os.waitstatus_to_exitcode(status)
+json.dump(codes, sys.stdout)
+"""
+
+
 @pytest.fixture(scope="module")
 def outcomes(checkpoints, tmp_path_factory):
-    """Every case's finished process, as many at a time as there are processors."""
-
-    def outcome(case):
-        script, arguments, _ = case
+    """Every case's exit status, standard error and the files it made. Each one is a process of its own, forked from one
+    that has imported torch, which would take most of the time."""
+    root, cases = tmp_path_factory.mktemp("cases"), []
+    for i, (script, arguments, _) in enumerate(CASES):
         arguments = arguments.replace("{}", str(checkpoints / script), 1).split()
-        if "own:" in arguments[-1]:
-            arguments += TINY[script]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkpoints)}
-        done = run(script, *arguments, cwd=(folder := tmp_path_factory.mktemp("case")), env=env)
-        done.made = list(folder.iterdir())
-        return done
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(CASES, pool.map(outcome, CASES), strict=True))
+        arguments += TINY[script] if "own:" in arguments[-1] else []
+        (root / f"{i:03}").mkdir()
+        cases.append((script, arguments, str(root / f"{i:03}")))
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{checkpoints}", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", FORKING]
+    done = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, timeout=600, env=env)
+    assert done.returncode == 0, done.stderr
+    codes, results = json.loads(done.stdout.splitlines()[-1]), {}
+    for case, (*_, folder) in zip(CASES, cases, strict=True):
+        results[case] = codes[folder], Path(f"{folder}.err").read_text(), list(Path(folder).iterdir())
+    return results
 
 
 @pytest.mark.parametrize("script, arguments, words", CASES)
 def test_bad_input_is_one_clear_sentence(script, arguments, words, outcomes, checkpoints):
-    done = outcomes[script, arguments, words]
-    assert done.returncode in (1, 2)
-    assert "Traceback" not in done.stderr and words in " ".join(done.stderr.split())
-    if done.returncode == 1:  # ours; status 2 is the argument parser's
-        assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
+    code, stderr, made = outcomes[script, arguments, words]
+    assert code in (1, 2)
+    assert "Traceback" not in stderr and words in " ".join(stderr.split())
+    if code == 1:  # ours; status 2 is the argument parser's
+        assert len([line for line in stderr.splitlines() if line.startswith("error: ")]) == 1
     assert not (checkpoints / script / "executed").exists()
-    assert done.made == []  # no half-made run folder
+    assert made == []  # no half-made run folder
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bad_input_from_the_command_line(script, tmp_path):
+    """One case of each script as a user runs it, nothing preloaded."""
+    done = run(script, "--gamma", 1.1, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr == "error: gamma must not exceed 1, got 1.1.\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_readme_snippets():

@@ -547,7 +547,8 @@ class Faulty(envs.Bandit):
 
 
 @pytest.mark.parametrize(
-    "entry_point, words", [(NextStep, "SAME_STEP"), (FromOne, "numbered from 0"), (Matrix, "a Box .actions: one axis.")]
+    "entry_point, words",
+    [(NextStep, "SAME_STEP"), (FromOne, "numbered from 0"), (Matrix, "or Box .actions: one axis.")],
 )
 def test_vector_environments_that_would_be_misread_are_refused(entry_point, words):
     gym.register("Own-v0", vector_entry_point=entry_point)

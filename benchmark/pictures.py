@@ -1,0 +1,244 @@
+"""Pictures of a trained agent in held-out tasks, from its checkpoint: what `--capture-video` makes after an evaluation.
+
+    python benchmark/pictures.py runs/.../checkpoint.pt      # writes beside the checkpoint, or into a folder named next
+
+Locomotion, and ordinary environments that render to rgb_array: `video.gif`, episodes of some tasks side by side, before
+and after adaptation (the first and the last one of a trial; for MAML before and after gradient steps). Navigation2D:
+`paths.png`, as in figure 4 of Finn et al. (2017). Bandits and MDPs: `heatmap.png`, which arm is pulled, which state is
+visited in the course of a trial, as a part of many agents in the same task.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import envs  # noqa: E402
+
+PACKAGES = "on Debian or Ubuntu, sudo apt install libegl1 libgl1-mesa-dri"
+
+
+def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
+    """`copies` trials of a checkpoint's agent in each of `num_tasks` held-out tasks: at least 20 for MAML, to adapt on.
+
+    Returns the environment, the tasks, and a dict with an entry for every episode (RL^2, SNAIL) or gradient step (MAML,
+    of which each copy is an episode): arrays of `obs`, `action`, `valid` and, where there is a function `look` of the
+    environment, of what that gave before each step: [T, num_tasks, copies, ...].
+    """
+    script = importlib.import_module(torch.load(checkpoint, weights_only=True)["algorithm"])
+    maml = script.ALGORITHM == "maml_trpo"
+    agent = script.load(checkpoint)
+    args, copies = (agent[2], max(20, copies)) if maml else (agent.args, copies)
+    env = envs.make(args.env_id, num_tasks * copies, **args.env_kwargs, **kwargs)
+    tasks = env.sample_tasks(num_tasks, np.random.default_rng([1, args.eval_seed]))
+    seen, step = [], env.step
+
+    def watched(actions):
+        seen.append(look(env))
+        return step(actions)
+
+    if look:
+        env.step = watched
+    torch.manual_seed(args.eval_seed)
+    if maml:
+        batches = script.trial(*agent[:2], env, tasks, 3, args.eval_seed, args)
+        parts = {}
+        for i, batch in enumerate(batches):
+            part = {name: batch[name].movedim(2, 0).numpy() for name in ("obs", "action", "valid")}
+            if isinstance(env.single_observation_space, Discrete):
+                part["obs"] = part["obs"].argmax(-1)
+            parts[f"{i} gradient step" + "s" * (i != 1)] = part
+    else:
+        data = script.rollout(agent, env, np.repeat(tasks, copies, axis=0), args.episodes_per_trial, args.eval_seed)
+        data = {name: data[name].unflatten(1, (num_tasks, copies)).numpy() for name in ("obs", "action", "episode")}
+        parts = {}
+        for i in range(args.episodes_per_trial):
+            valid = data["episode"] == i
+            # The steps of this episode, moved to the front: those of trials side by side begin at different times.
+            order = np.argsort(~valid, axis=0, kind="stable")[: max(1, valid.sum(0).max())]
+            part = {name: np.take_along_axis(data[name], expand(order, data[name]), 0) for name in ("obs", "action")}
+            parts[f"episode {i + 1}"] = part | {"valid": np.take_along_axis(valid, order, 0), "order": order}
+    env.close()
+    if look:
+        start, seen = 0, np.stack(seen).reshape(len(seen), num_tasks, copies, *np.shape(seen)[2:])
+        for part in parts.values():
+            if maml:
+                part["look"] = seen[start : start + len(part["obs"])]
+                start += len(part["obs"])
+            else:
+                part["look"] = np.take_along_axis(seen, expand(part["order"], seen), 0)
+    return env, tasks, parts
+
+
+def expand(order, array):
+    """An index array with as many axes as `array`, for take_along_axis."""
+    return order.reshape(order.shape + (1,) * (array.ndim - order.ndim))
+
+
+def paths(checkpoint, folder, num_tasks=4, copies=3):
+    """Navigation: the paths of some episodes in each task before and after each gradient step, or of each episode."""
+    env, goals, parts = trials(checkpoint, num_tasks, copies)
+    figure, axes = plt.subplots(1, num_tasks, figsize=(3.2 * num_tasks, 3.5), sharex=True, sharey=True)
+    labels = list(parts) if len(parts) <= 4 else [*parts][:3] + [*parts][-1:]
+    for i, (axis, goal) in enumerate(zip(axes, goals, strict=True)):
+        for label, color in zip(labels, plt.cm.viridis(np.linspace(0.85, 0, len(labels))), strict=True):
+            obs, valid = parts[label]["obs"], parts[label]["valid"]
+            for k in range(copies):
+                path = obs[valid[:, i, k], i, k]
+                axis.plot(*path.T, color=color, linewidth=1.2, label=label if k == 0 else None)
+        axis.plot(*goal, "r*", markersize=14, label="goal")
+        axis.plot(0, 0, "ko", markersize=4)
+        axis.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), aspect="equal", title=f"goal ({goal[0]:.2f}, {goal[1]:.2f})")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(labels) + 1, frameon=False
+    )
+    figure.subplots_adjust(left=0.06, right=0.99, top=0.9, bottom=0.2)
+    figure.savefig(folder / "paths.png", dpi=110)
+    return folder / "paths.png"
+
+
+def heatmap(checkpoint, folder, num_tasks=4, copies=200):
+    """Bandits: how many of `copies` agents pull an arm, the best one on top, from pull to pull. MDPs: how many are in a
+    state, the one with the highest mean reward on top, and how many take the best, second best, ... action of theirs."""
+    env, tasks, parts = trials(checkpoint, num_tasks, copies)
+    bandit = tasks.dtype.names is None
+    obs, action = (np.concatenate([part[name] for part in parts.values()]) for name in ("obs", "action"))  # [T, ...]
+    ends = np.cumsum([len(part["obs"]) for part in parts.values()])[:-1]
+    lines = 0 < len(ends) < len(obs) - 1  # not where every pull is an episode
+    size = (12 - 4 * bandit, 0.8 + 1.5 * num_tasks)
+    figure, axes = plt.subplots(
+        num_tasks, 2 - bandit, figsize=size, sharex=True, squeeze=False, constrained_layout=True
+    )
+    if not bandit:
+        _, regret = envs.plan(tasks["transitions"], tasks["rewards"], env.horizon)  # [horizon, tasks, S, A]
+        rank = regret.argsort(axis=-1).argsort(axis=-1)
+        time = np.concatenate([np.arange(len(part["obs"])) % env.horizon for part in parts.values()])
+        index = np.arange(num_tasks)[:, None]
+        action = np.stack([rank[t, index, obs[i], action[i]] for i, t in enumerate(time)])
+    for i, row in enumerate(axes):
+        worth = tasks[i] if bandit else tasks["rewards"][i].max(axis=1)  # of arms or states
+        order = np.argsort(-worth)
+        maps = [(action if bandit else obs, order, [f"{number:.2f}" for number in worth[order]])]
+        maps += [] if bandit else [(action, np.arange(env.num_actions), range(1, env.num_actions + 1))]
+        for axis, (chosen_, rows, labels) in zip(row, maps, strict=True):
+            part = (chosen_[None, :, i] == rows[:, None, None]).mean(axis=2)  # [rows, T]
+            high = 1 if len(maps) == 1 or chosen_ is action else 0.5
+            extent = (0.5, part.shape[1] + 0.5, len(rows) - 0.5, -0.5)
+            image = axis.imshow(part, aspect="auto", vmin=0, vmax=high, interpolation="nearest", extent=extent)
+            axis.set_yticks(range(len(rows)), labels, fontsize=7)
+            axis.set_ylabel(f"task {i + 1}")
+            for end in ends if lines else ():
+                axis.axvline(end + 0.5, color="white", linewidth=0.8)
+            if i == num_tasks - 1:
+                figure.colorbar(image, ax=list(axes[:, [*row].index(axis)]), label=f"part of {copies} agents")
+    steps = "gradient steps" if "gradient" in next(iter(parts)) else "episodes"
+    for axis in axes[-1]:
+        axis.set_xlabel(("pull" if bandit else "step") + f" (white lines: {steps})" * lines)
+    axes[0, 0].set_title("arm pulled, by its mean" if bandit else "state, by its highest mean reward")
+    axes[0, -1].set_title("arm pulled, by its mean" if bandit else "action taken, 1 is the best in its state")
+    figure.savefig(folder / "heatmap.png", dpi=110)
+    return folder / "heatmap.png"
+
+
+def film(path, rows, tasks, fps):
+    """A gif with a row of films for every label and a column for every task. `rows`: {label: [frames [H, W, 3], ...]}.
+    A film that is over stands still at its last image."""
+    length, frames = max(len(frames) for row in rows.values() for frames in row), []
+    for t in range(length):
+        lines = []
+        for label, row in rows.items():
+            images = []
+            for task, film_ in zip(tasks, row, strict=True):
+                image = Image.fromarray(film_[min(t, len(film_) - 1)])
+                text = f"{label}; task {np.array2string(np.asarray(task), precision=2)}"
+                ImageDraw.Draw(image).text((6, 4), text, fill="white", stroke_fill="black", stroke_width=1)
+                images.append(np.asarray(image))
+            lines.append(np.concatenate(images, axis=1))
+        frames.append(Image.fromarray(np.concatenate(lines)))
+    palette = frames[len(frames) // 2].quantize(128)  # one for all, without dithering: a smaller file
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=1000 // fps, loop=0)
+    return path
+
+
+def chosen(parts):
+    """The first and the last episode of a trial; for MAML, before adaptation and after one and three gradient steps."""
+    labels = [*parts]
+    return (
+        [labels[0], labels[1], labels[3]] if "gradient" in labels[0] else list(dict.fromkeys([labels[0], labels[-1]]))
+    )
+
+
+def locomotion(checkpoint, folder, num_tasks=3):
+    """MuJoCo, drawn without a display: every other step, at the speed of life."""
+    import mujoco
+    from mujoco.rendering.classic import gl_context
+
+    env, tasks, parts = trials(checkpoint, num_tasks, 1, lambda env: env._qpos.copy())
+    try:
+        if sys.platform == "linux" and not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
+            from mujoco import egl
+
+            gl_context.GLContext = egl.GLContext
+        renderer, data = mujoco.Renderer(env._model, 150, 200), mujoco.MjData(env._model)
+    except Exception as error:  # whatever is missing: a library, a driver, a display
+        raise envs.UsageError(f"Cannot draw without OpenGL ({error!r}): {PACKAGES}.") from None
+    rows = {}
+    for label in chosen(parts):
+        rows[label] = []
+        for i in range(num_tasks):
+            images = []
+            for pose in parts[label]["look"][parts[label]["valid"][:, i, 0], i, 0][::2]:
+                data.qpos[:] = pose
+                mujoco.mj_forward(env._model, data)
+                renderer.update_scene(data, camera="track")
+                images.append(renderer.render())
+            rows[label].append(images)
+    renderer.close()
+    return film(folder / "video.gif", rows, tasks, fps=10)
+
+
+def rendered(checkpoint, folder, num_tasks=3):
+    """Ordinary environments, as they draw themselves with render_mode rgb_array."""
+
+    def look(env):
+        images = env._envs.render()
+        if not images or images[0] is None:
+            raise envs.UsageError("No picture: the environment does not render to rgb_array.")
+        return np.stack(images)
+
+    _, tasks, parts = trials(checkpoint, num_tasks, 1, look, render_mode="rgb_array")
+    rows = {
+        label: [[*parts[label]["look"][parts[label]["valid"][:, i, 0], i, 0]] for i in range(num_tasks)]
+        for label in chosen(parts)
+    }
+    return film(folder / "video.gif", rows, tasks, fps=5)
+
+
+def draw(checkpoint, folder=None):
+    """Writes the picture that suits the checkpoint's environment into `folder`, or beside it. Returns its path.
+    Raises UsageError where there is none, and where OpenGL is missing."""
+    args = torch.load(checkpoint, weights_only=True)["args"]
+    env = envs.make(args["env_id"], 1, **args["env_kwargs"])
+    env.close()
+    kinds = {envs.Bandit: heatmap, envs.TabularMDP: heatmap, envs.Navigation2D: paths, envs.Locomotion: locomotion}
+    picture = (kinds | {envs.BatchedTasks: rendered}).get(type(env))
+    if picture is None:
+        raise envs.UsageError(f"No picture of {args['env_id']}: a vector environment of your own needs one of its own.")
+    path = picture(checkpoint, Path(folder or Path(checkpoint).parent))
+    print(f"A picture of held-out trials is in {path}")
+    return path
+
+
+if __name__ == "__main__":
+    try:
+        draw(*sys.argv[1:])
+    except envs.UsageError as error:
+        sys.exit(f"error: {error}")
