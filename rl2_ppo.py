@@ -36,6 +36,7 @@ import envs
 
 ALGORITHM = "rl2_ppo"
 Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
+BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"  # else float32 is faster
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Args:
     norm_reward: bool = False
     """Toggles division of training rewards by the running deviation of the value function's targets"""
     amp: bool = False
-    """if toggled, the network computes in bfloat16 (heads and losses stay in float32)"""
+    """if toggled, the network computes in bfloat16 (heads and losses in float32), where the processor is made for it"""
     grow_trials: bool = False
     """lever: the trial grows from 10 episodes to its full length, fewer trials making up for longer ones"""
     gamma_start: float | None = None
@@ -169,8 +170,7 @@ class Agent(nn.Module):
 
     def forward(self, x, memory):
         """x [T, N, input] and the memory before it, to (policy, value [T, N], memory after it), in one kernel call."""
-        bfloat16 = x.is_cuda or torch.backends.cpu.get_cpu_capability() == "AVX512"  # elsewhere float32 is faster
-        with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and bfloat16):
+        with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and BFLOAT16):
             if len(shape := self.observation_space.shape) == 3:
                 image, prev = x.flatten(0, 1).tensor_split([self.obs_size], dim=1)
                 image = image.unflatten(1, shape).movedim(1 + shape.index(min(shape)), 1)  # [T N, C, H, W]
@@ -386,8 +386,8 @@ def train(args, signals=()):
         (_, task_seed, _), (torch_seed, _, env_seed) = (numbers.tolist() for numbers in seeds)
         torch.manual_seed(torch_seed)
         try:
-            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))
-            data = rollout(agent, env, tasks[mine], episodes, env_seed)
+            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))[mine]
+            data = rollout(agent, env, tasks, episodes, env_seed)
         except envs.UsageError as error:
             raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
         if args.learn_from_regret and "regret" not in data:

@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from gymnasium.spaces import Box, Discrete, flatdim
 from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.utils.tensorboard import SummaryWriter
@@ -37,6 +36,7 @@ import envs
 
 ALGORITHM = "snail_ppo"
 Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
+BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"  # else float32 is faster
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Args:
     norm_reward: bool = False
     """Toggles division of training rewards by the running deviation of the value function's targets"""
     amp: bool = False
-    """if toggled, the network computes in bfloat16 (heads and losses stay in float32)"""
+    """if toggled, the network computes in bfloat16 (heads and losses in float32), where the processor is made for it"""
     grow_trials: bool = False
     """lever: the trial grows from 10 episodes to its full length, fewer trials making up for longer ones"""
     gamma_start: float | None = None
@@ -150,7 +150,7 @@ class Agent(nn.Module):
     def initial_state(self, num_envs):
         """The state in which `num_envs` trials begin: (memory with room for all steps, first-step marks [N, 1])."""
         sizes = (self.steps, num_envs, self.size), (num_envs, self.steps, self.attention.out_features - self.key_size)
-        dtype = torch.bfloat16 if self.args.amp else self.policy.weight.dtype
+        dtype = torch.bfloat16 if self.args.amp and BFLOAT16 else self.policy.weight.dtype
         features, keys_values = (self.policy.weight.new_empty(size, dtype=dtype) for size in sizes)
         return (features, keys_values, 0), torch.ones(num_envs, 1, dtype=torch.bool, device=features.device)
 
@@ -172,18 +172,18 @@ class Agent(nn.Module):
         (features, keys_values, start), T = memory, len(x)
         if start + T > self.steps or (start > 0 and T > 1):
             raise envs.UsageError(f"Memory takes {self.steps} steps, those after the first call one at a time.")
-        with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp):
+        with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and BFLOAT16):
             h = self.embedding(x)  # [T, N, D], with D growing from block to block
             for d, now, before in zip(self.dilations, self.now, self.before, strict=True):
                 past = (features if start else h)[max(0, start - d) : max(0, start + T - d), :, : h.shape[2]]  # h_{t-d}
-                g, gate = (now(h) + F.pad(before(past), (0, 0, 0, 0, T - len(past), 0))).chunk(2, dim=2)
+                g, gate = (now(h) + nn.functional.pad(before(past), (0, 0, 0, 0, T - len(past), 0))).chunk(2, dim=2)
                 h = torch.cat([h, g.tanh() * gate.sigmoid()], dim=2)
             query, seen = self.attention(h).transpose(0, 1).tensor_split([self.key_size], dim=2)  # [N, T, .]
             if T == 1 or not torch.is_grad_enabled():
                 features[start : start + T], keys_values[:, start : start + T] = h, seen
                 seen = keys_values[:, : start + T]
-            key, value = seen.tensor_split([self.key_size], dim=2)
-            read = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], is_causal=start == 0)
+            q, k, v = (part[:, None] for part in (query, *seen.tensor_split([self.key_size], dim=2)))  # one head
+            read = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=start == 0)
         h = torch.cat([h, read[:, 0].transpose(0, 1)], dim=2).to(x.dtype)  # [T, N, C + V]
         out, value, memory = self.policy(h), self.value(h).squeeze(-1), (features, keys_values, start + T)
         if isinstance(self.action_space, Discrete):
@@ -394,8 +394,8 @@ def train(args, signals=()):
         (_, task_seed, _), (torch_seed, _, env_seed) = (numbers.tolist() for numbers in seeds)
         torch.manual_seed(torch_seed)
         try:
-            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))
-            data = rollout(agent, env, tasks[mine], episodes, env_seed)
+            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))[mine]
+            data = rollout(agent, env, tasks, episodes, env_seed)
         except envs.UsageError as error:
             raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
         if args.learn_from_regret and "regret" not in data:

@@ -29,14 +29,14 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
     """`copies` trials of a checkpoint's agent in each of `num_tasks` held-out tasks: at least 20 for MAML, to adapt on.
 
     Returns the environment, the tasks, and a dict with an entry for every episode (RL^2, SNAIL) or gradient step (MAML,
-    of which each copy is an episode): arrays of `obs`, `action`, `valid` and, where there is a function `look` of the
-    environment, of what that gave before each step: [T, num_tasks, copies, ...].
+    of which each copy is an episode): arrays [T, num_tasks, copies, ...] of `obs`, `action`, `valid`, and of what a
+    function `look` of the environment gave before each step, [num_tasks or num_tasks * copies, ...].
     """
     script = importlib.import_module(torch.load(checkpoint, weights_only=True)["algorithm"])
     maml = script.ALGORITHM == "maml_trpo"
     agent = script.load(checkpoint)
     args, copies = (agent[2], max(20, copies)) if maml else (agent.args, copies)
-    env = envs.make(args.env_id, num_tasks * copies, **args.env_kwargs, **kwargs)
+    env = envs.make(args.env_id, num_tasks * copies, **args.env_kwargs | kwargs)
     tasks = env.sample_tasks(num_tasks, np.random.default_rng([1, args.eval_seed]))
     seen, step = [], env.step
 
@@ -67,13 +67,13 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
             parts[f"episode {i + 1}"] = part | {"valid": np.take_along_axis(valid, order, 0), "order": order}
     env.close()
     if look:
-        start, seen = 0, np.stack(seen).reshape(len(seen), num_tasks, copies, *np.shape(seen)[2:])
+        start, seen = 0, np.stack(seen).reshape(len(seen), num_tasks, -1, *np.shape(seen)[2:])
         for part in parts.values():
             if maml:
                 part["look"] = seen[start : start + len(part["obs"])]
                 start += len(part["obs"])
             else:
-                part["look"] = np.take_along_axis(seen, expand(part["order"], seen), 0)
+                part["look"] = np.take_along_axis(seen, expand(part["order"], seen)[:, :, : seen.shape[2]], 0)
     return env, tasks, parts
 
 
@@ -106,7 +106,7 @@ def paths(checkpoint, folder, num_tasks=4, copies=3):
 
 def heatmap(checkpoint, folder, num_tasks=4, copies=200):
     """Bandits: how many of `copies` agents pull an arm, the best one on top, from pull to pull. MDPs: how many are in a
-    state, the one with the highest mean reward on top, and how many take the best, second best, ... action of theirs."""
+    state, the one with the highest mean reward on top, and how many take the best, second best, ... action in it."""
     env, tasks, parts = trials(checkpoint, num_tasks, copies)
     bandit = tasks.dtype.names is None
     obs, action = (np.concatenate([part[name] for part in parts.values()]) for name in ("obs", "action"))  # [T, ...]
@@ -199,7 +199,10 @@ def locomotion(checkpoint, folder, num_tasks=3):
                 data.qpos[:] = pose
                 mujoco.mj_forward(env._model, data)
                 renderer.update_scene(data, camera="track")
-                images.append(renderer.render())
+                image = Image.fromarray(renderer.render())
+                position = f"x = {pose[0]:.1f} m" + (f", y = {pose[1]:.1f} m" if env.body == "Ant" else "")
+                ImageDraw.Draw(image).text((6, 134), position, fill="white", stroke_fill="black", stroke_width=1)
+                images.append(np.asarray(image))
             rows[label].append(images)
     renderer.close()
     return film(folder / "video.gif", rows, tasks, fps=10)
@@ -208,13 +211,14 @@ def locomotion(checkpoint, folder, num_tasks=3):
 def rendered(checkpoint, folder, num_tasks=3):
     """Ordinary environments, as they draw themselves with render_mode rgb_array."""
 
-    def look(env):
-        images = env._envs.render()
-        if not images or images[0] is None:
+    def look(env):  # [num_tasks, H, W, 3], of the first copy in each task
+        images = [single.render() for single in env._envs.envs[:: env.num_envs // num_tasks]]
+        if images[0] is None:
             raise envs.UsageError("No picture: the environment does not render to rgb_array.")
         return np.stack(images)
 
-    _, tasks, parts = trials(checkpoint, num_tasks, 1, look, render_mode="rgb_array")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display, too
+    _, tasks, parts = trials(checkpoint, num_tasks, 1, look, vectorization_mode="sync", render_mode="rgb_array")
     rows = {
         label: [[*parts[label]["look"][parts[label]["valid"][:, i, 0], i, 0]] for i in range(num_tasks)]
         for label in chosen(parts)

@@ -145,6 +145,23 @@ def table(algorithm, prefix):
     return "\n".join(lines)
 
 
+def levels():
+    """The run of docs/environments.md's example of levels, in words."""
+    name = "minigrid-red-ball-2-episodes"
+    result = json.loads((RESULTS / name / "eval.json").read_text())
+    means, stderrs = result["return_by_episode"], result["return_by_episode_stderr"]
+    first, second = (f"{mean:.3f} ± {stderr:.3f}" for mean, stderr in zip(means, stderrs, strict=True))
+    steps = [64 * (1 - mean) / 0.9 for mean in means]  # MiniGrid pays 1 - 0.9 steps / 64 at the ball
+    random, minutes = result["random_return_mean"] / 2, result["wall_seconds"] / 60
+    return (
+        f"```bash\n{command(name)}\n```\n\n"
+        f"In {result['num_trials']:,} rooms it has never seen the first episode brings {first}, the second {second} "
+        f"(random actions: {random:.3f}), that is the ball in {steps[0]:.1f} steps and then in {steps[1]:.1f}: it "
+        f"remembers where it was. [Curve and network](../benchmark/results/{name}); one core, {minutes:.0f} minutes, "
+        "seed 1."
+    )
+
+
 def ablations(algorithm):
     """An algorithm's ablations as markdown tables."""
     lines = []
@@ -260,6 +277,7 @@ def main():
         fill("README.md", f"{short} results", table(algorithm, ""))
     for title, members in groups().items():
         plot_maml(title, members)
+    fill("docs/environments.md", "levels", levels())
     fill("docs/scaling.md", "scaling", scaling())
     fill("docs/scaling.md", "all-reduce", all_reduce())
     fill("docs/scaling.md", "exchanged", exchanged())

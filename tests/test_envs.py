@@ -247,6 +247,43 @@ def test_locomotion_tasks():
         assert set(tasks) == {-1, 1} and abs(tasks.mean()) < 4.5 / np.sqrt(20_000)
 
 
+def test_physics_tasks_equal_gymnasiums_half_cheetah_with_another_body():
+    """Bit for bit, on a model changed by hand; a second batch of tasks scales the original model anew."""
+    env, rng = envs.make("HalfCheetahParams-v0", 4, horizon=40), np.random.default_rng(0)
+    for seed in range(2):
+        tasks = env.sample_tasks(4, rng)
+        tasks[0] = 1  # the ordinary body
+        obs, _ = env.reset(seed=seed, options={"tasks": tasks})
+        start, actions = (env._qpos.copy(), env._qvel.copy()), rng.uniform(-1, 1, (40, 4, 6))
+        trajectory = [env.step(action) for action in actions]
+        for i, (friction, mass, damping, gear) in enumerate(tasks):
+            reference = gym.make("HalfCheetah-v5").unwrapped
+            reference.reset(seed=0)
+            model = reference.model
+            model.geom_friction *= friction
+            model.body_mass *= mass
+            model.body_inertia *= mass
+            model.dof_damping *= damping
+            model.actuator_gear *= gear
+            mujoco.mj_setConst(model, reference.data)
+            mujoco.mj_resetData(model, reference.data)
+            reference.set_state(start[0][i], start[1][i])
+            for t, (obs, reward, _, truncated, info) in enumerate(trajectory):
+                theirs, _, _, _, their_info = reference.step(actions[t, i])
+                np.testing.assert_array_equal(info["final_obs"][i] if truncated[i] else obs[i], theirs)
+                velocity, cost = their_info["x_velocity"], 0.05 * (actions[t, i].astype(np.float32) ** 2).sum()
+                assert reward[i] == pytest.approx(velocity - cost, abs=1e-6)
+        assert all(truncated)
+
+
+def test_physics_tasks_are_log_uniform():
+    tasks = envs.make("HalfCheetahParams-v0").sample_tasks(20_000, np.random.default_rng(0))
+    assert tasks.shape == (20_000, 4)
+    for factor in tasks.T:
+        assert ks_uniform(np.log(factor) / np.log(1.5), -3, 3) < ks_limit(20_000)
+    assert np.abs(np.corrcoef(tasks.T) - np.eye(4)).max() < 0.05
+
+
 def test_mujoco_is_quiet():
     """Nothing reaches the terminal when a model is loaded and stepped, not even with every warning switched on."""
     code = "import envs; env = envs.make('AntDir-v0', 2); env.reset(seed=0); env.step(env.action_space.sample())"
@@ -526,6 +563,45 @@ def test_single_environments_become_a_batch_of_tasks(vectorization_mode):
 
 class NextStep(envs.Bandit):
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+
+class Maze(gym.Env):
+    """A level is a number drawn from the seed; steps are random, too."""
+
+    observation_space, action_space = gym.spaces.Box(0, 1, (2,), np.float64), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.level = self.np_random.random()
+        return np.array([self.level, 0.0]), {}
+
+    def step(self, action):
+        return np.array([self.level, self.np_random.random()]), self.level, False, False, {}
+
+
+@pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
+def test_with_levels_the_seed_is_the_task(vectorization_mode):
+    gym.register("Maze-v0", entry_point=Maze, max_episode_steps=3)
+    try:
+        env = envs.make("Maze-v0", 4, levels=True, vectorization_mode=vectorization_mode)
+        tasks = env.sample_tasks(4, np.random.default_rng(0))
+        assert tasks.dtype.kind == "i" and len(set(tasks)) == 4 and tasks.min() >= 0
+        levels = [np.random.default_rng(task).random() for task in tasks]  # gymnasium's own generator of this seed
+        for seed in range(2):  # the environment's seed changes nothing
+            noise = []
+            obs, _ = env.reset(seed=seed, options={"tasks": tasks})
+            for t in range(7):  # over the ends of two episodes
+                np.testing.assert_array_equal(obs[:, 0], levels)
+                obs, reward, _, truncated, _ = env.step(np.zeros(4, int))
+                np.testing.assert_array_equal(reward, levels)
+                assert truncated.all() == (t % 3 == 2)
+                noise.append(obs[:, 1])
+            np.testing.assert_array_equal(noise[0], noise[3])  # the same level and the same chance in every episode
+        with pytest.raises(envs.UsageError, match="levels True"):
+            envs.make("Maze-v0", 4)
+        env.close()
+    finally:
+        del gym.registry["Maze-v0"]
 
 
 class FromOne(envs.Bandit):

@@ -46,8 +46,10 @@ def watched(agent, *rest):
     torch.save(state, f"{folder}/trained-{dist.get_rank()}.pt")
     return result
 script.update = watched
-length = {"num_iterations": 3} if script.ALGORITHM == "maml_trpo" else {"total_timesteps": 200}
-script.train(script.Args(**json.loads(sys.argv[2]), **length, eval_trials=4, cuda=False))
+length = {"num_iterations": 3}
+if script.ALGORITHM != "maml_trpo":  # several minibatches, and epochs that end early: in all processes or in none
+    length = {"total_timesteps": 200, "num_minibatches": 3, "target_kl": 1e-6}
+script.train(script.Args(**json.loads(sys.argv[2]) | length, eval_trials=4, cuda=False))
 dist.destroy_process_group()
 time.sleep(1)  # as envs.run does
 """
@@ -156,3 +158,33 @@ def test_one_killed_process_ends_the_others_and_the_checkpoint_is_whole(script, 
         process.stderr.close()
     (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
     assert torch.load(checkpoint, weights_only=True)["iteration"] > 0
+
+
+def test_a_signal_to_one_process_stops_all_and_resumed_equals_never_stopped(tmp_path):
+    """SIGTERM to the process that does not write: all stop after the same iteration, with a checkpoint."""
+    command = [*TORCHRUN, str(ROOT / "rl2_ppo.py"), "--no-cuda", "--num-envs", "16", "--num-minibatches", "2"]
+    command += ["--hidden-size", "8", "--eval-trials", "20", "--total-timesteps", "128000", "--exp-name"]
+    environment, results = os.environ | {"OMP_NUM_THREADS": "1"}, []
+    process = subprocess.Popen([*command, "cut"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        while not list(tmp_path.glob("runs/*/events*")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [pid for pid in children if "rl2_ppo.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(int(workers[1]), signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    (checkpoint,) = tmp_path.glob("runs/*__cut__*/checkpoint.pt")
+    assert f"--resume {checkpoint.relative_to(tmp_path)}" in out
+    assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] < 128_000
+    for arguments in (["cut", "--resume", str(checkpoint)], ["whole"]):
+        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, timeout=120, env=environment)
+        assert done.returncode == 0, done.stderr
+    for name in ("cut", "whole"):
+        (result,) = tmp_path.glob(f"runs/*__{name}__*/eval.json")
+        agent = torch.load(result.parent / "checkpoint.pt", weights_only=True)["agent"]
+        results.append((json.loads(result.read_text()) | {"wall_seconds": None}, agent))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(tensor, results[1][1][name]) for name, tensor in results[0][1].items())

@@ -12,6 +12,7 @@ import torch
 
 import envs
 import rl2_ppo
+import snail_ppo
 from rl2_ppo import Agent, Args
 
 
@@ -149,7 +150,8 @@ def test_every_ratio_is_one_before_the_first_gradient_step(env_id, cell):
     torch.testing.assert_close(value, data["value"][:, trials], atol=2e-5, rtol=2e-5)
 
 
-def test_ratio_with_amp_is_one_up_to_bfloat16():
+def test_ratio_with_amp_is_one_up_to_bfloat16(monkeypatch):
+    monkeypatch.setattr(rl2_ppo, "BFLOAT16", True)
     env = envs.make("TabularMDP-v0", 200)
     agent = make_agent(env, amp=True)
     data = rollout(agent, env, env.sample_tasks(200), 5, 0)
@@ -157,6 +159,49 @@ def test_ratio_with_amp_is_one_up_to_bfloat16():
     policy, _, _ = agent(data["x"], agent.initial_state(200)[0])
     ratio = (policy.log_prob(data["action"]) - data["log_prob"]).exp()
     assert (ratio - 1).abs().mean() < 2e-3
+
+
+@pytest.mark.parametrize("module", [rl2_ppo, snail_ppo])
+def test_amp_is_float32_where_bfloat16_is_slow(module, monkeypatch):
+    monkeypatch.setattr(module, "BFLOAT16", False)
+    env = envs.make("Bandit-v0", 5)
+    torch.manual_seed(0)
+    agent = module.Agent(env, module.Args(amp=True))
+    both = []
+    for agent.args.amp in (True, False):
+        torch.manual_seed(1)
+        both.append(module.rollout(agent, env, env.sample_tasks(5, np.random.default_rng(0)), 10, 0))
+    assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
+
+
+@pytest.mark.parametrize("shape, image", [((9, 6, 3), (3, 9, 6)), ((2, 5, 8), (2, 5, 8))])
+def test_images_are_seen_through_two_convolutions(shape, image):
+    """Channels last or first: what reaches the recurrence, against convolutions computed by their definition."""
+    pixels = gym.spaces.Box(0, 255, shape, np.uint8)
+    env = SimpleNamespace(single_observation_space=pixels, single_action_space=gym.spaces.Discrete(3), horizon=4)
+    agent = make_agent(env, norm_obs=True).double()
+    agent.obs_norm.running_mean.normal_(100), agent.obs_norm.running_var.fill_(400)
+    obs = torch.randint(256, (2, *shape), dtype=torch.uint8)
+    action, reward, done, first = torch.tensor([2, 0]), torch.ones(2), torch.zeros(2), torch.zeros(2, 1, dtype=bool)
+    x = agent.encode(obs, action, reward, done, first)
+    assert x.shape == (2, np.prod(shape) + 3 + 2)
+    seen = []
+    agent.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    agent(x.double()[None], agent.initial_state(2)[0])
+    normalised = (obs.flatten(1).double() - agent.obs_norm.running_mean) / (400 + 1e-8) ** 0.5
+    maps = normalised.clamp(-10, 10).unflatten(1, shape)
+    maps = (maps.permute(0, 3, 1, 2) if shape[2] == 3 else maps).numpy()  # [2, C, H, W]
+    assert maps.shape[1:] == image
+    for layer in (agent.eye[0], agent.eye[2]):
+        weight, bias, (n, _, h, w) = layer.weight.detach().numpy(), layer.bias.detach().numpy(), maps.shape
+        padded, out = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1))), np.zeros((n, len(bias), -(-h // 2), -(-w // 2)))
+        for i in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                patch = padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+                out[:, :, i, j] = np.einsum("nchw,ochw->no", patch, weight) + bias
+        maps = np.maximum(out, 0)
+    expected = np.concatenate([maps.reshape(2, -1), x[:, np.prod(shape) :].numpy()], axis=1)
+    np.testing.assert_allclose(seen[0][0].detach().numpy(), expected, atol=1e-5)
 
 
 def test_what_is_trained_on_and_what_is_seen(tmp_path, monkeypatch):

@@ -228,7 +228,8 @@ def test_every_ratio_is_one_before_the_first_gradient_step(env_id):
     torch.testing.assert_close(value, data["value"][:, trials], atol=2e-5, rtol=2e-5)
 
 
-def test_ratio_with_amp_is_one_up_to_bfloat16():
+def test_ratio_with_amp_is_one_up_to_bfloat16(monkeypatch):
+    monkeypatch.setattr(snail_ppo, "BFLOAT16", True)
     env = envs.make("TabularMDP-v0", 200)
     agent = make_agent(env, 5, amp=True, sizes=(32, 32, 32, 32))
     data = rollout(agent, env, env.sample_tasks(200), 5, 0)
