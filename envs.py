@@ -472,6 +472,7 @@ def run(Args, train, read_checkpoint):
     args, signals = tyro.cli(Args), []
     for number in (signal.SIGINT, signal.SIGTERM):  # the second one ends the process at once
         signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # in async environments
     if "LOCAL_RANK" in os.environ:  # of torchrun
         args.cuda and torch.cuda.is_available() and torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group()
@@ -482,8 +483,7 @@ def run(Args, train, read_checkpoint):
             args.env_kwargs = args.env_kwargs or saved["env_kwargs"]
         check_arguments(args)
         if args.track and os.environ.get("RANK", "0") == "0":  # before TensorBoard, which it follows
-            names = {"project": args.wandb_project_name, "entity": args.wandb_entity}
-            importlib.import_module("wandb").init(**names, sync_tensorboard=True)
+            __import__("wandb").init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True)
         train(args, signals)
     except (UsageError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -162,7 +162,7 @@ def film(path, rows, tasks, fps):
                 images.append(np.asarray(image))
             lines.append(np.concatenate(images, axis=1))
         frames.append(Image.fromarray(np.concatenate(lines)))
-    palette = frames[len(frames) // 2].quantize(128)  # one for all, without dithering: a smaller file
+    palette = frames[len(frames) // 2].quantize(64)  # one for all, without dithering: a smaller file
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=1000 // fps, loop=0)
     return path
@@ -176,7 +176,7 @@ def chosen(parts):
     )
 
 
-def locomotion(checkpoint, folder, num_tasks=3):
+def locomotion(checkpoint, folder, num_tasks=2):
     """MuJoCo, drawn without a display: every other step, at the speed of life."""
     import mujoco
     from mujoco.rendering.classic import gl_context
@@ -236,7 +236,9 @@ def draw(checkpoint, folder=None):
     picture = (kinds | {envs.BatchedTasks: rendered}).get(type(env))
     if picture is None:
         raise envs.UsageError(f"No picture of {args['env_id']}: a vector environment of your own needs one of its own.")
-    path = picture(checkpoint, Path(folder or Path(checkpoint).parent))
+    folder = Path(folder or Path(checkpoint).parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = picture(checkpoint, folder)
     print(f"A picture of held-out trials is in {path}")
     return path
 

@@ -206,7 +206,7 @@ def scaling():
     for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
         if isinstance(row, dict) and "speedup" in row:
             seconds = f"{row['one_process']:.1f} | {row['two_processes']:.1f}"
-            lines.append(f"| {name.removesuffix(', processes')} | {seconds} | **{row['speedup']:.2f}** |")
+            lines.append(f"| {name.replace(' processes,', '')} | {seconds} | **{row['speedup']:.2f}** |")
     return "\n".join(lines)
 
 
@@ -228,7 +228,7 @@ def prediction():
                 moved = 2 * (count - 1) / count * 4 * row["parameters"] * row["vectors"]
                 talking = latency * (row["vectors"] + row["scalars"]) + moved / bandwidth
                 efficiency = f"{computing / (computing + talking):.0%}"
-                lines.append(f"| {network} | {name.split(',')[0]} | {1000 * talking:.1f} | {efficiency} |")
+                lines.append(f"| {network} | {name.replace(' processes,', '')} | {1000 * talking:.1f} | {efficiency} |")
     return "\n".join(lines)
 
 
@@ -241,7 +241,7 @@ def exchanged():
     for name, row in json.loads((RESULTS / "speed.json").read_text()).items():
         if isinstance(row, dict) and "speedup" in row:
             sent = f"{2 * 4 * row['parameters'] * row['vectors'] / 1e6:.2f} · (n − 1)/n"
-            cells = [name.split(",")[0], f"{row['parameters']:,}", row["vectors"], row["scalars"], sent]
+            cells = [name.replace(" processes,", ""), f"{row['parameters']:,}", row["vectors"], row["scalars"], sent]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -132,13 +132,13 @@ def maml(env_id, num_tasks, iterations=3, **kwargs):
     return result | {"update": result["seconds"] - result["rollouts"] - result["advantages"]}
 
 
-def processes(module, flag, length):
+def processes(module, flag, length, **settings):
     """Seconds that one and two processes of one thread each take for the same command, evaluation left out.
 
     Beside them what is exchanged: the number of updates, of parameters, of sums over processes of a vector of that
     size and of single numbers per update.
     """
-    args, seconds = module.Args(), []
+    args, seconds = module.Args(**settings), []
     env = envs.make(args.env_id, 1)
     if module is maml_trpo:
         parameters = sum(tensor.numel() for tensor in maml_trpo.Policy(env, args).initial_params().values())
@@ -146,18 +146,21 @@ def processes(module, flag, length):
     else:
         parameters = sum(tensor.numel() for tensor in module.Agent(env, args).parameters())
         batch, minibatches = args.num_envs * args.episodes_per_trial, args.num_minibatches * args.update_epochs
-        exchange = {"updates": length // batch, "vectors": minibatches, "scalars": 9 * minibatches + 3}
+        exchange = {"updates": length // batch, "vectors": minibatches, "scalars": 4 * minibatches + 3}
     for count in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
             command += [str(ROOT / f"{module.ALGORITHM}.py"), "--no-cuda", "--eval-trials", "2", flag, str(length)]
+            command += [
+                word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), str(value))
+            ]
             subprocess.run(
                 command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
             )
             (result,) = Path(folder).glob("runs/*/eval.json")
             seconds.append(json.loads(result.read_text())["wall_seconds"])
     times = {"one_process": seconds[0], "two_processes": seconds[1], "speedup": seconds[0] / seconds[1]}
-    return times | {"parameters": parameters} | exchange
+    return times | {"cpu": torch.backends.cpu.get_cpu_capability(), "parameters": parameters} | exchange
 
 
 ALL_REDUCE = """
@@ -210,9 +213,13 @@ def main(only=""):
     jobs["2D navigation, 20 × 20 × 100"] = partial(maml, "Navigation2D-v0", 20)
     jobs["HalfCheetah, 40 × 20 × 200"] = partial(maml, "HalfCheetahDir-v0", 40)
     jobs["Ant, 40 × 20 × 200"] = partial(maml, "AntDir-v0", 40, iterations=1)
-    jobs["RL^2, processes"] = partial(processes, rl2_ppo, "--total-timesteps", 3_200_000)
-    jobs["SNAIL, processes"] = partial(processes, snail_ppo, "--total-timesteps", 800_000)
-    jobs["MAML, processes"] = partial(processes, maml_trpo, "--num-iterations", 60)
+    jobs["RL^2, processes, 4,000 trials"] = partial(processes, rl2_ppo, "--total-timesteps", 800_000)
+    jobs["RL^2, processes, 32,000 trials"] = partial(
+        processes, rl2_ppo, "--total-timesteps", 1_600_000, num_envs=32_000
+    )
+    jobs["SNAIL, processes, 4,000 trials"] = partial(processes, snail_ppo, "--total-timesteps", 240_000)
+    jobs["MAML, processes, 20 tasks"] = partial(processes, maml_trpo, "--num-iterations", 30)
+    jobs["MAML, processes, 80 tasks"] = partial(processes, maml_trpo, "--num-iterations", 8, meta_batch_size=80)
     jobs["all-reduce, microseconds"] = all_reduce
     for name, job in jobs.items():
         if only in name:
