@@ -79,7 +79,7 @@ class TaskVectorEnv(VectorEnv):
     def __init__(self, num_envs, horizon, observation_space, action_space, observe_task=False):
         check_positive(num_envs=num_envs, horizon=horizon)
         self.num_envs, self.horizon, self.tasks, self._tasks_named = int(num_envs), int(horizon), None, False
-        self._base_space, self.observe_task = observation_space, observe_task
+        self._base_space, self.observe_task, shape = observation_space, observe_task, observation_space.shape or ()
         if observe_task not in (True, False):
             raise UsageError(f"observe_task must be True or False, got {observe_task!r}.")
         if observe_task:  # [one-hot or raw observation, task]
@@ -89,7 +89,7 @@ class TaskVectorEnv(VectorEnv):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)  # steps taken in the current episode, [N]
-        self._state = np.zeros((num_envs, *self._base_space.shape), np.result_type(self._base_space.dtype, np.int64))
+        self._state = np.zeros((num_envs, *shape), np.result_type(self._base_space.dtype, np.int64))
 
     def sample_tasks(self, num_tasks, rng=None):
         """A batch of `num_tasks` tasks, first axis the task, by the numpy Generator `rng` or the environment's own."""
@@ -159,8 +159,8 @@ class TaskVectorEnv(VectorEnv):
             check_finite(self.tasks, action=actions)
             return actions.clip(space.low, space.high)  # as the papers' environments do: a policy may command more
         if actions.dtype.kind not in "iu" or (actions < 0).any() or (actions >= space.n).any():
-            given = f"{actions.dtype} from {actions.min()} to {actions.max()}"
-            raise UsageError(f"actions must be whole numbers (an integer array) in 0 .. {space.n - 1}, got {given}.")
+            given = space.n - 1, actions.dtype, actions.min(), actions.max()
+            raise UsageError("actions must be whole numbers in 0 .. {}, got {} from {} to {}.".format(*given))
         return actions
 
 
@@ -175,10 +175,9 @@ class Bandit(TaskVectorEnv):
     pull, which pays Bernoulli(mean of the arm). Tasks: float array [num_tasks, num_arms]."""
 
     def __init__(self, num_envs=1, num_arms=5, observe_task=False):
-        check_positive(num_arms=num_arms)
-        self.num_arms = int(num_arms)
+        check_positive(num_arms=num_arms, num_envs=num_envs)
+        self.num_arms, self._row = int(num_arms), np.arange(num_envs) * num_arms  # where n's arms begin in a flat table
         super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms), observe_task)
-        self._row = np.arange(num_envs) * self.num_arms  # where sub-environment n's arms begin in the flat table
 
     def expected_optimum(self):
         """Expected return of an episode for who knows the task, and its standard error: E max of k U[0, 1], exact."""
@@ -354,8 +353,7 @@ class KeepTask(gym.Wrapper):
     task, levels = None, False
 
     def reset(self, *, seed=None, options=None):
-        named = {"seed": seed, "options": {"task": self.task}}
-        return self.env.reset(**({"seed": int(self.task)} if self.levels else named))
+        return self.env.reset(seed=int(self.task) if self.levels else seed, options={"task": self.task})
 
 
 class BatchedTasks(TaskVectorEnv):
@@ -365,8 +363,8 @@ class BatchedTasks(TaskVectorEnv):
     def __init__(self, env_id, num_envs, vectorization_mode="sync", levels=False, **kwargs):
         self._example, by_hand = gym.make(env_id, **kwargs), {"autoreset_mode": AutoresetMode.DISABLED}
         self.levels, horizon = levels, self._example.spec.max_episode_steps
-        if horizon is None or not (levels or hasattr(self._example.unwrapped, "sample_task")):
-            raise UsageError(f"{env_id} needs max_episode_steps, and sample_task(rng) or --env-kwargs levels True.")
+        if not (horizon and levels in (True, False) and (levels or hasattr(self._example.unwrapped, "sample_task"))):
+            raise UsageError(f"{env_id} needs a max_episode_steps, and sample_task(rng) or --env-kwargs levels True.")
         self._envs = envs = gym.make_vec(env_id, num_envs, vectorization_mode, by_hand, [KeepTask], **kwargs)
         envs.set_attr("levels", levels)
         super().__init__(num_envs, horizon, envs.single_observation_space, envs.single_action_space)
@@ -435,8 +433,8 @@ def make(env_id, num_envs=1, **kwargs):
             raise
         raise UsageError(f"{env_id} does not take these arguments: {error}.") from None
     for what, space in (("observations", env.single_observation_space), ("actions", env.single_action_space)):
-        one_axis = isinstance(space, Box) and (len(space.shape) == 1 or what == "observations")
-        if not (space.start == 0 if isinstance(space, Discrete) else one_axis):
+        has_axis = isinstance(space, Box) and (len(space.shape) == 1 or (what == "observations" and space.shape))
+        if not (space.start == 0 if isinstance(space, Discrete) else has_axis):
             raise UsageError(f"{env_id} has {what} {space}: use Discrete, numbered from 0, or Box (actions: one axis).")
     if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP or not hasattr(env, "sample_tasks"):
         raise UsageError(f"{env_id} needs the autoreset mode SAME_STEP and a method sample_tasks(num_tasks, rng).")
@@ -454,7 +452,7 @@ def check_arguments(args):
         least = f"{name} must be {'at least' if name in may_be_zero else 'above'} 0, got {number}"
         wrong[least] = not all(0 < n < np.inf or (n == 0 and name in may_be_zero) for n in numbers)
         wrong[f"{name} must not exceed 1, got {number}"] = name in at_most_one and (number or 0) > 1
-    start, tasks = vars(args).get("gamma_start"), vars(args).get("num_envs") or args.meta_batch_size
+    start, tasks = vars(args).get("gamma_start"), vars(args).get("num_envs", vars(args).get("meta_batch_size"))
     parts = vars(args).get("num_minibatches", 1) * int(os.environ.get("WORLD_SIZE", 1))
     wrong |= {
         "gamma must be below 1 where gamma_start is given": start is not None and args.gamma == 1,
@@ -483,7 +481,9 @@ def run(Args, train, read_checkpoint):
             args.env_kwargs = args.env_kwargs or saved["env_kwargs"]
         check_arguments(args)
         if args.track and os.environ.get("RANK", "0") == "0":  # before TensorBoard, which it follows
-            __import__("wandb").init(project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True)
+            names = {"project": args.wandb_project_name, "entity": args.wandb_entity}
+            names["name"] = f"{args.env_id}__{args.exp_name}__{args.seed}"
+            __import__("wandb").init(**names, sync_tensorboard=True)
         train(args, signals)
     except (UsageError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -36,7 +36,7 @@ import envs
 
 ALGORITHM = "rl2_ppo"
 Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
-BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"  # else float32 is faster
+AMP = ("cuda", "cpu") if torch.backends.cpu.get_cpu_capability() == "AVX512" else ("cuda",)  # others: faster without
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Agent(nn.Module):
         self.obs_norm, self.return_norm = (nn.BatchNorm1d(n, affine=False, momentum=None) for n in (self.obs_size, 1))
         hidden, trunk = args.hidden_size, {"gru": nn.GRU, "lstm": nn.LSTM}[args.cell]
         size, shape = self.obs_size, self.observation_space.shape
-        if len(shape) == 3:  # an image, its channels the shortest axis: two convolutions of stride 2
+        if len(shape) == 3:  # an image, its channels the shortest axis, the last of equals
             channels, *sides = sorted(shape)
             first, second = nn.Conv2d(channels, 16, 3, 2, padding=1), nn.Conv2d(16, 32, 3, 2, padding=1)
             self.eye = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten())
@@ -170,10 +170,10 @@ class Agent(nn.Module):
 
     def forward(self, x, memory):
         """x [T, N, input] and the memory before it, to (policy, value [T, N], memory after it), in one kernel call."""
-        with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and BFLOAT16):
+        with torch.autocast(on := "cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and on in AMP):
             if len(shape := self.observation_space.shape) == 3:
                 image, prev = x.flatten(0, 1).tensor_split([self.obs_size], dim=1)
-                image = image.unflatten(1, shape).movedim(1 + shape.index(min(shape)), 1)  # [T N, C, H, W]
+                image = image.unflatten(1, shape).movedim(3 - shape[::-1].index(min(shape)), 1)  # [T N, C, H, W]
                 x = torch.cat([self.eye(image), prev], dim=1).unflatten(0, x.shape[:2])
             h, memory = self.trunk(x, memory)  # [T, N, hidden]
         h = h.to(x.dtype)

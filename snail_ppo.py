@@ -36,7 +36,7 @@ import envs
 
 ALGORITHM = "snail_ppo"
 Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
-BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"  # else float32 is faster
+AMP = ("cuda", "cpu") if torch.backends.cpu.get_cpu_capability() == "AVX512" else ("cuda",)  # others: faster without
 
 
 @dataclass
@@ -150,7 +150,7 @@ class Agent(nn.Module):
     def initial_state(self, num_envs):
         """The state in which `num_envs` trials begin: (memory with room for all steps, first-step marks [N, 1])."""
         sizes = (self.steps, num_envs, self.size), (num_envs, self.steps, self.attention.out_features - self.key_size)
-        dtype = torch.bfloat16 if self.args.amp and BFLOAT16 else self.policy.weight.dtype
+        dtype = torch.bfloat16 if self.args.amp and self.policy.weight.device.type in AMP else self.policy.weight.dtype
         features, keys_values = (self.policy.weight.new_empty(size, dtype=dtype) for size in sizes)
         return (features, keys_values, 0), torch.ones(num_envs, 1, dtype=torch.bool, device=features.device)
 
@@ -172,7 +172,7 @@ class Agent(nn.Module):
         (features, keys_values, start), T = memory, len(x)
         if start + T > self.steps or (start > 0 and T > 1):
             raise envs.UsageError(f"Memory takes {self.steps} steps, those after the first call one at a time.")
-        with torch.autocast("cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and BFLOAT16):
+        with torch.autocast(on := "cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and on in AMP):
             h = self.embedding(x)  # [T, N, D], with D growing from block to block
             for d, now, before in zip(self.dilations, self.now, self.before, strict=True):
                 past = (features if start else h)[max(0, start - d) : max(0, start + T - d), :, : h.shape[2]]  # h_{t-d}

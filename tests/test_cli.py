@@ -318,19 +318,27 @@ class Tasks(gym.Env):
     observation_space, action_space = Box(-1, 1, (2,)), Discrete(2)
 
 
+class Pair(Tasks):
+    observation_space = gym.spaces.Dict({"x": Discrete(2)})
+
+
+class Point(Tasks):
+    observation_space = Box(0, 1, ())
+
+
 class WrongVector(envs.Navigation2D):
     def _observe(self):
         return np.zeros((self.num_envs, 3))
 
 
-for name in "Good Raises RaisesInReset NaNReward NaNObservation WrongShape Tasks".split():
+for name in "Good Raises RaisesInReset NaNReward NaNObservation WrongShape Tasks Pair Point".split():
     gym.register(f"{name}-v0", entry_point=globals()[name], max_episode_steps=5, disable_env_checker=True)
 gym.register("NoLimit-v0", entry_point=Good)
 gym.register("WrongVector-v0", vector_entry_point=WrongVector)
 """
 OF_OWN = [
-    ("--env-id own:Tasks-v0", "Tasks-v0 needs max_episode_steps, and sample_task(rng) or --env-kwargs levels True"),
-    ("--env-id own:NoLimit-v0", "NoLimit-v0 needs max_episode_steps"),
+    ("--env-id own:Tasks-v0", "Tasks-v0 needs a max_episode_steps, and sample_task(rng) or --env-kwargs levels True"),
+    ("--env-id own:NoLimit-v0", "NoLimit-v0 needs a max_episode_steps"),
     ("--env-id own:Raises-v0", "Iteration 1: The environment's step raised KeyError('wheels') ("),
     ("--env-id own:RaisesInReset-v0", "Iteration 1: The environment's reset raised ZeroDivisionError('division by"),
     (
@@ -341,6 +349,12 @@ OF_OWN = [
     ("--env-id own:WrongShape-v0", "Iteration 1: The environment's step "),
     ("--env-id own:WrongVector-v0", "The environment's reset gave observations of shape ("),
     ("--env-id own:Nothing-v0", "Unknown environment 'own:Nothing-v0'"),
+    (
+        "--env-kwargs levels false --env-id own:Good-v0",
+        "needs a max_episode_steps, and sample_task(rng) or --env-kwargs le",
+    ),
+    ("--env-kwargs levels True --env-id own:Pair-v0", "has observations Dict('x': Discrete(2)): use Discrete"),
+    ("--env-kwargs levels True --env-id own:Point-v0", "(), float32): use Discrete, numbered from 0, or Box"),
 ]
 ALL = [
     ("--env-id Bandid-v0", "Unknown environment 'Bandid-v0'"),
@@ -373,6 +387,7 @@ ALL = [
 MAML = [
     ("--resume {}/good.pt --hidden-size 9", "was trained with hidden_size 8, not 9"),
     ("--num-iterations 0", "num_iterations must be above 0"),
+    ("--meta-batch-size 0", "meta_batch_size must be above 0, got 0"),
     ("--meta-batch-size -4", "meta_batch_size must be above 0, got -4"),
     ("--episodes-per-task 1.5", "1.5"),
     ("--num-inner-steps -1", "num_inner_steps must be at least 0, got -1"),
@@ -387,6 +402,7 @@ MAML = [
 RL2 = [
     ("--resume {}/good.pt --hidden-size 9", "was trained with hidden_size 8, not 9"),
     ("--cell transformer", "transformer"),
+    ("--num-envs 0", "num_envs must be above 0, got 0"),
     ("--num-envs -4", "num_envs must be above 0, got -4"),
     ("--num-envs 1.5", "1.5"),
     ("--total-timesteps 0", "total_timesteps must be above 0"),
@@ -487,6 +503,28 @@ def test_bad_input_is_one_clear_sentence(script, arguments, words, outcomes, che
         assert len([line for line in stderr.splitlines() if line.startswith("error: ")]) == 1
     assert not (checkpoints / script / "executed").exists()
     assert made == []  # no half-made run folder
+
+
+def test_an_async_environment_that_fails_ends_with_its_run(checkpoints, tmp_path):
+    arguments = ["--env-id", "own:Raises-v0", "--env-kwargs", "vectorization_mode", "async", *TINY["rl2_ppo"]]
+    done = run("rl2_ppo", *arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(checkpoints)})
+    assert done.returncode == 1  # gymnasium itself warns with the traceback of each of its processes
+    assert done.stderr.splitlines()[-1].startswith("error: Iteration 1: The environment's step raised KeyError(")
+
+
+WANDB = """
+def init(**kwargs):
+    open("wandb.txt", "w").write(repr(sorted(kwargs.items())))
+"""
+
+
+def test_track_starts_weights_and_biases(tmp_path):
+    (tmp_path / "wandb.py").write_text(WANDB)
+    arguments = [*TINY["rl2_ppo"], *SHORT["rl2_ppo"], "--track", "--wandb-entity", "us"]
+    done = run("rl2_ppo", *arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    names = [("entity", "us"), ("name", "Bandit-v0__rl2_ppo__1"), ("project", "meta-rl"), ("sync_tensorboard", True)]
+    assert (tmp_path / "wandb.txt").read_text() == repr(names)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -151,7 +151,7 @@ def test_every_ratio_is_one_before_the_first_gradient_step(env_id, cell):
 
 
 def test_ratio_with_amp_is_one_up_to_bfloat16(monkeypatch):
-    monkeypatch.setattr(rl2_ppo, "BFLOAT16", True)
+    monkeypatch.setattr(rl2_ppo, "AMP", ("cpu",))
     env = envs.make("TabularMDP-v0", 200)
     agent = make_agent(env, amp=True)
     data = rollout(agent, env, env.sample_tasks(200), 5, 0)
@@ -163,7 +163,7 @@ def test_ratio_with_amp_is_one_up_to_bfloat16(monkeypatch):
 
 @pytest.mark.parametrize("module", [rl2_ppo, snail_ppo])
 def test_amp_is_float32_where_bfloat16_is_slow(module, monkeypatch):
-    monkeypatch.setattr(module, "BFLOAT16", False)
+    monkeypatch.setattr(module, "AMP", ("cuda",))
     env = envs.make("Bandit-v0", 5)
     torch.manual_seed(0)
     agent = module.Agent(env, module.Args(amp=True))
@@ -174,7 +174,7 @@ def test_amp_is_float32_where_bfloat16_is_slow(module, monkeypatch):
     assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
 
 
-@pytest.mark.parametrize("shape, image", [((9, 6, 3), (3, 9, 6)), ((2, 5, 8), (2, 5, 8))])
+@pytest.mark.parametrize("shape, image", [((9, 6, 3), (3, 9, 6)), ((2, 5, 8), (2, 5, 8)), ((3, 3, 3), (3, 3, 3))])
 def test_images_are_seen_through_two_convolutions(shape, image):
     """Channels last or first: what reaches the recurrence, against convolutions computed by their definition."""
     pixels = gym.spaces.Box(0, 255, shape, np.uint8)

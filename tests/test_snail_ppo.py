@@ -229,7 +229,7 @@ def test_every_ratio_is_one_before_the_first_gradient_step(env_id):
 
 
 def test_ratio_with_amp_is_one_up_to_bfloat16(monkeypatch):
-    monkeypatch.setattr(snail_ppo, "BFLOAT16", True)
+    monkeypatch.setattr(snail_ppo, "AMP", ("cpu",))
     env = envs.make("TabularMDP-v0", 200)
     agent = make_agent(env, 5, amp=True, sizes=(32, 32, 32, 32))
     data = rollout(agent, env, env.sample_tasks(200), 5, 0)
