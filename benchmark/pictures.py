@@ -8,7 +8,6 @@ and after adaptation (the first and the last one of a trial; for MAML before and
 visited in the course of a trial, as a part of many agents in the same task.
 """
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -16,13 +15,25 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, flatdim
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import envs  # noqa: E402
+import maml_trpo  # noqa: E402
+import rl2_ppo  # noqa: E402
+import snail_ppo  # noqa: E402
 
+SCRIPTS = {script.ALGORITHM: script for script in (maml_trpo, rl2_ppo, snail_ppo)}
 PACKAGES = "on Debian or Ubuntu, sudo apt install libegl1 libgl1-mesa-dri"
+
+
+def script_of(checkpoint):
+    """The module of the script that made a checkpoint; UsageError for a file that none of them made."""
+    try:
+        return SCRIPTS[torch.load(checkpoint, weights_only=True, map_location="cpu")["algorithm"]]
+    except Exception as error:
+        raise envs.UsageError(f"{checkpoint} is no checkpoint of {', '.join(SCRIPTS)} ({error!r:.80}).") from None
 
 
 def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
@@ -32,8 +43,8 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
     of which each copy is an episode): arrays [T, num_tasks, copies, ...] of `obs`, `action`, `valid`, and of what a
     function `look` of the environment gave before each step, [num_tasks or num_tasks * copies, ...].
     """
-    script = importlib.import_module(torch.load(checkpoint, weights_only=True)["algorithm"])
-    maml = script.ALGORITHM == "maml_trpo"
+    script = script_of(checkpoint)
+    maml = script is maml_trpo
     agent = script.load(checkpoint)
     args, copies = (agent[2], max(20, copies)) if maml else (agent.args, copies)
     env = envs.make(args.env_id, num_tasks * copies, **args.env_kwargs | kwargs)
@@ -53,7 +64,7 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
         for i, batch in enumerate(batches):
             part = {name: batch[name].movedim(2, 0).numpy() for name in ("obs", "action", "valid")}
             if isinstance(env.single_observation_space, Discrete):
-                part["obs"] = part["obs"].argmax(-1)
+                part["obs"] = part["obs"].argmax(-1)  # of one-hot inputs
             parts[f"{i} gradient step" + "s" * (i != 1)] = part
     else:
         data = script.rollout(agent, env, np.repeat(tasks, copies, axis=0), args.episodes_per_trial, args.eval_seed)
@@ -66,6 +77,10 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
             part = {name: np.take_along_axis(data[name], expand(order, data[name]), 0) for name in ("obs", "action")}
             parts[f"episode {i + 1}"] = part | {"valid": np.take_along_axis(valid, order, 0), "order": order}
     env.close()
+    for part in parts.values() if getattr(env, "observe_task", False) else ():  # what was seen without the task
+        space = env._base_space
+        seen_ = part["obs"][..., : flatdim(space)]
+        part["obs"] = seen_.argmax(-1) if isinstance(space, Discrete) else seen_
     if look:
         start, seen = 0, np.stack(seen).reshape(len(seen), num_tasks, -1, *np.shape(seen)[2:])
         for part in parts.values():
@@ -104,45 +119,63 @@ def paths(checkpoint, folder, num_tasks=4, copies=3):
     return folder / "paths.png"
 
 
+def maps(env, tasks, parts):
+    """What a heat map shows in each task: a list of (title, labels of the rows, parts of the agents [rows, T])."""
+    bandit = tasks.dtype.names is None
+    obs, action = (np.concatenate([part[name] for part in parts.values()]) for name in ("obs", "action"))  # [T, M, K]
+
+    def fractions(chosen, rows):  # chosen [T, copies] -> [rows, T]
+        return (chosen[None] == np.asarray(rows)[:, None, None]).mean(axis=2)
+
+    if bandit:
+        orders = np.argsort(-tasks, axis=1)
+        named = [[f"{mean:.2f}" for mean in task[order]] for task, order in zip(tasks, orders, strict=True)]
+        title = "arm pulled, by its mean"
+        return [[(title, named[i], fractions(action[:, i], order))] for i, order in enumerate(orders)]
+    _, regret = envs.plan(tasks["transitions"], tasks["rewards"], env.horizon)  # [horizon, tasks, S, A]
+    rank = regret.argsort(axis=-1).argsort(axis=-1)  # 0 is the best action
+    time = np.concatenate([np.arange(len(part["obs"])) % env.horizon for part in parts.values()])
+    index, result = np.arange(len(tasks))[:, None], []
+    action = np.stack([rank[t, index, obs[i], action[i]] for i, t in enumerate(time)])
+    for i, reward in enumerate(tasks["rewards"].max(axis=2)):
+        order = np.argsort(-reward)
+        states = "state, by its highest mean reward", [f"{number:.2f}" for number in reward[order]]
+        ranks = "action taken, 1 is the best in its state", range(1, env.num_actions + 1)
+        rows = fractions(obs[:, i], order), fractions(action[:, i], range(env.num_actions))
+        result.append([(*states, rows[0]), (*ranks, rows[1])])
+    return result
+
+
 def heatmap(checkpoint, folder, num_tasks=4, copies=200):
     """Bandits: how many of `copies` agents pull an arm, the best one on top, from pull to pull. MDPs: how many are in a
     state, the one with the highest mean reward on top, and how many take the best, second best, ... action in it."""
     env, tasks, parts = trials(checkpoint, num_tasks, copies)
-    bandit = tasks.dtype.names is None
-    obs, action = (np.concatenate([part[name] for part in parts.values()]) for name in ("obs", "action"))  # [T, ...]
+    drawn = maps(env, tasks, parts)
     ends = np.cumsum([len(part["obs"]) for part in parts.values()])[:-1]
-    lines = 0 < len(ends) < len(obs) - 1  # not where every pull is an episode
-    size = (12 - 4 * bandit, 0.8 + 1.5 * num_tasks)
+    lines = 0 < len(ends) < drawn[0][0][2].shape[1] - 1  # not where every step is an episode
+    columns = len(drawn[0])
     figure, axes = plt.subplots(
-        num_tasks, 2 - bandit, figsize=size, sharex=True, squeeze=False, constrained_layout=True
+        num_tasks,
+        columns,
+        figsize=(4 + 4 * columns, 0.8 + 1.5 * num_tasks),
+        sharex=True,
+        squeeze=False,
+        constrained_layout=True,
     )
-    if not bandit:
-        _, regret = envs.plan(tasks["transitions"], tasks["rewards"], env.horizon)  # [horizon, tasks, S, A]
-        rank = regret.argsort(axis=-1).argsort(axis=-1)
-        time = np.concatenate([np.arange(len(part["obs"])) % env.horizon for part in parts.values()])
-        index = np.arange(num_tasks)[:, None]
-        action = np.stack([rank[t, index, obs[i], action[i]] for i, t in enumerate(time)])
-    for i, row in enumerate(axes):
-        worth = tasks[i] if bandit else tasks["rewards"][i].max(axis=1)  # of arms or states
-        order = np.argsort(-worth)
-        maps = [(action if bandit else obs, order, [f"{number:.2f}" for number in worth[order]])]
-        maps += [] if bandit else [(action, np.arange(env.num_actions), range(1, env.num_actions + 1))]
-        for axis, (chosen_, rows, labels) in zip(row, maps, strict=True):
-            part = (chosen_[None, :, i] == rows[:, None, None]).mean(axis=2)  # [rows, T]
-            high = 1 if len(maps) == 1 or chosen_ is action else 0.5
-            extent = (0.5, part.shape[1] + 0.5, len(rows) - 0.5, -0.5)
-            image = axis.imshow(part, aspect="auto", vmin=0, vmax=high, interpolation="nearest", extent=extent)
-            axis.set_yticks(range(len(rows)), labels, fontsize=7)
-            axis.set_ylabel(f"task {i + 1}")
+    steps = "gradient step" if "gradient" in next(iter(parts)) else "episode"
+    for j in range(columns):
+        for i in range(num_tasks):
+            title, labels, part = drawn[i][j]
+            high = 0.5 if columns == 2 and j == 0 else 1  # states: few agents are in the same one
+            extent = (0.5, part.shape[1] + 0.5, len(part) - 0.5, -0.5)
+            image = axes[i, j].imshow(part, aspect="auto", vmin=0, vmax=high, interpolation="nearest", extent=extent)
+            axes[i, j].set_yticks(range(len(part)), labels, fontsize=7)
+            axes[i, j].set_ylabel(f"task {i + 1}")
             for end in ends if lines else ():
-                axis.axvline(end + 0.5, color="white", linewidth=0.8)
-            if i == num_tasks - 1:
-                figure.colorbar(image, ax=list(axes[:, [*row].index(axis)]), label=f"part of {copies} agents")
-    steps = "gradient steps" if "gradient" in next(iter(parts)) else "episodes"
-    for axis in axes[-1]:
-        axis.set_xlabel(("pull" if bandit else "step") + f" (white lines: {steps})" * lines)
-    axes[0, 0].set_title("arm pulled, by its mean" if bandit else "state, by its highest mean reward")
-    axes[0, -1].set_title("arm pulled, by its mean" if bandit else "action taken, 1 is the best in its state")
+                axes[i, j].axvline(end + 0.5, color="white", linewidth=0.8)
+        axes[0, j].set_title(title)
+        axes[-1, j].set_xlabel(f"step (white lines: {steps}s)" if lines else steps)
+        figure.colorbar(image, ax=list(axes[:, j]), label=f"part of {copies} agents")
     figure.savefig(folder / "heatmap.png", dpi=110)
     return folder / "heatmap.png"
 
@@ -212,10 +245,12 @@ def rendered(checkpoint, folder, num_tasks=3):
     """Ordinary environments, as they draw themselves with render_mode rgb_array."""
 
     def look(env):  # [num_tasks, H, W, 3], of the first copy in each task
-        images = [single.render() for single in env._envs.envs[:: env.num_envs // num_tasks]]
-        if images[0] is None:
-            raise envs.UsageError("No picture: the environment does not render to rgb_array.")
-        return np.stack(images)
+        try:
+            return np.stack([single.render() for single in env._envs.envs[:: env.num_envs // num_tasks]]).astype(
+                np.uint8
+            )
+        except Exception as error:  # of the environment's own, or it gives None
+            raise envs.UsageError(f"No picture: the environment does not render to rgb_array ({error!r}).") from error
 
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display, too
     _, tasks, parts = trials(checkpoint, num_tasks, 1, look, vectorization_mode="sync", render_mode="rgb_array")
@@ -227,15 +262,15 @@ def rendered(checkpoint, folder, num_tasks=3):
 
 
 def draw(checkpoint, folder=None):
-    """Writes the picture that suits the checkpoint's environment into `folder`, or beside it. Returns its path.
-    Raises UsageError where there is none, and where OpenGL is missing."""
-    args = torch.load(checkpoint, weights_only=True)["args"]
+    """Writes the picture that suits the checkpoint's environment into `folder`, or beside it. Returns its path, or None
+    where there is none for it. Raises UsageError for a bad checkpoint, and where OpenGL is missing."""
+    args = script_of(checkpoint).read_checkpoint(checkpoint)["args"]
     env = envs.make(args["env_id"], 1, **args["env_kwargs"])
     env.close()
     kinds = {envs.Bandit: heatmap, envs.TabularMDP: heatmap, envs.Navigation2D: paths, envs.Locomotion: locomotion}
     picture = (kinds | {envs.BatchedTasks: rendered}).get(type(env))
     if picture is None:
-        raise envs.UsageError(f"No picture of {args['env_id']}: a vector environment of your own needs one of its own.")
+        return print(f"No picture of {args['env_id']}: a vector environment of your own needs one of its own.")
     folder = Path(folder or Path(checkpoint).parent)
     folder.mkdir(parents=True, exist_ok=True)
     path = picture(checkpoint, folder)
@@ -244,7 +279,9 @@ def draw(checkpoint, folder=None):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit("error: python benchmark/pictures.py CHECKPOINT [FOLDER]")
     try:
         draw(*sys.argv[1:])
-    except envs.UsageError as error:
+    except (envs.UsageError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,6 +1,7 @@
 """Pictures: that they show what the agent did, in the right tasks, and that every kind of environment gets its own."""
 
 import os
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -43,10 +44,17 @@ def checkpoint(folder, script, env_id, **env_kwargs):
         (maml_trpo, "TabularMDP-v0", "heatmap.png"),
         (rl2_ppo, "Navigation2D-v0", "paths.png"),
         (maml_trpo, "Navigation2D-v0", "paths.png"),
+        (rl2_ppo, "TabularMDP-v0 oracle", "heatmap.png"),
+        (maml_trpo, "Navigation2D-v0 oracle", "paths.png"),
     ],
 )
 def test_a_picture_is_drawn_beside_the_checkpoint(script, env_id, name, tmp_path):
-    assert pictures.draw(checkpoint(tmp_path, script, env_id)) == tmp_path / name
+    env_id, *oracle = env_id.split()
+    path = checkpoint(tmp_path, script, env_id, **({"observe_task": True} if oracle else {}))
+    assert pictures.draw(path) == tmp_path / name
+    _, tasks, parts = pictures.trials(path, 2, 3)
+    for part in parts.values():
+        assert part["obs"].shape[1:] == (2, max(3, part["obs"].shape[2])) + (2,) * (env_id == "Navigation2D-v0")
     pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
     assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
@@ -105,11 +113,52 @@ class Vector(envs.Navigation2D):
     pass
 
 
-def test_no_picture_is_one_sentence(tmp_path):
+def test_no_picture_is_one_sentence(tmp_path, capsys):
     envs.gym.register("Vector-v0", vector_entry_point=Vector)
     try:
-        with pytest.raises(envs.UsageError, match="No picture of Vector-v0"):
-            pictures.draw(checkpoint(tmp_path, rl2_ppo, "Vector-v0"))
+        assert pictures.draw(checkpoint(tmp_path, rl2_ppo, "Vector-v0")) is None
     finally:
         del envs.gym.registry["Vector-v0"]
-    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+    assert "No picture of Vector-v0" in capsys.readouterr().out and os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "CHECKPOINT"),
+        (["nowhere.pt"], "nowhere.pt is no checkpoint"),
+        ([__file__], "test_pictures.py is no checkpoint"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, words, tmp_path):
+    command = [sys.executable, pictures.__file__, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_heat_map_of_a_bandit_by_hand():
+    tasks = np.array([[0.2, 0.9, 0.5]])
+    parts = {"episode 1": [[0, 1, 1, 1]], "episode 2": [[2, 2, 0, 1]]}  # arms that four agents pull
+    parts = {name: {"action": np.array([arms]), "obs": np.zeros((1, 1, 4))} for name, arms in parts.items()}
+    ((_, labels, part),) = pictures.maps(None, tasks, parts)[0]
+    assert labels == ["0.90", "0.50", "0.20"]
+    np.testing.assert_array_equal(part, [[0.75, 0.25], [0, 0.5], [0.25, 0.25]])
+
+
+def test_heat_map_of_an_mdp_by_hand():
+    """Two states, two actions. Action 0 leads to state 1, which pays 10; only in the last step it is the worse one."""
+    env = envs.make("TabularMDP-v0", 1, num_states=2, num_actions=2, horizon=2)
+    tasks = env.sample_tasks(1)
+    tasks["transitions"] = [[[0, 1], [1, 0]], [[0, 1], [1, 0]]]
+    tasks["rewards"] = [[[0, 1], [10, 9]]]
+    obs, action = np.array([[[0, 0, 0, 0]], [[1, 1, 0, 0]]]), np.array([[[0, 0, 1, 1]], [[0, 1, 0, 1]]])
+    (_, states, visited), (_, ranks, taken) = pictures.maps(env, tasks, {"episode 1": {"obs": obs, "action": action}})[
+        0
+    ]
+    assert states == ["10.00", "1.00"] and list(ranks) == [1, 2]
+    np.testing.assert_array_equal(visited, [[0, 0.5], [1, 0.5]])
+    # First step: action 0 is the best one. Last step: action 0 in state 1, action 1 in state 0.
+    np.testing.assert_array_equal(taken, [[0.5, 0.5], [0.5, 0.5]])
+    obs, action = obs[:, :, :2], action[:, :, :2]
+    (*_, taken) = pictures.maps(env, tasks, {"episode 1": {"obs": obs, "action": action}})[0][1]
+    np.testing.assert_array_equal(taken, [[1, 0.5], [0, 0.5]])
