@@ -174,7 +174,7 @@ def heatmap(checkpoint, folder, num_tasks=4, copies=200):
             for end in ends if lines else ():
                 axes[i, j].axvline(end + 0.5, color="white", linewidth=0.8)
         axes[0, j].set_title(title)
-        axes[-1, j].set_xlabel(f"step (white lines: {steps}s)" if lines else steps)
+        axes[-1, j].set_xlabel(f"step (white lines: {steps}s)" if lines else steps.replace("episode", "pull"))
         figure.colorbar(image, ax=list(axes[:, j]), label=f"part of {copies} agents")
     figure.savefig(folder / "heatmap.png", dpi=110)
     return folder / "heatmap.png"

@@ -33,12 +33,12 @@ def run(script, *arguments, cwd, **kwargs):
 @pytest.mark.parametrize(
     "script, arguments",
     [
-        ("rl2_ppo", "--hidden-size 32 --total-timesteps 1_500_000"),
-        ("snail_ppo", "--sizes 16 16 16 16 --total-timesteps 1_000_000"),
+        ("rl2_ppo", "--hidden-size 32 --total-timesteps 800_000"),
+        ("snail_ppo", "--sizes 16 16 16 16 --total-timesteps 500_000"),
     ],
 )
 def test_it_learns_to_learn(script, arguments, tmp_path):
-    """20 seconds on a small setting: 3 arms, 6 pulls. Random earns 3.00, the Bayes-optimal policy 3.88."""
+    """A small setting: 3 arms, 6 pulls. Random earns 3.00, the Bayes-optimal policy 3.88."""
     arguments += " --env-kwargs num_arms 3 --episodes-per-trial 6 --num-envs 500 --num-minibatches 4"
     done = run(script, *arguments.split(), "--eval-trials", 20_000, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -177,8 +177,8 @@ print(json.dumps({"kills": kills, "torn": torn}))
     "script, settings",
     [
         ("maml_trpo", {"num_iterations": 80, "meta_batch_size": 3, "episodes_per_task": 4, "hidden_size": 8}),
-        ("rl2_ppo", {"total_timesteps": 16 * 10 * 300, "num_envs": 16, "num_minibatches": 2, "hidden_size": 8}),
-        ("snail_ppo", {"total_timesteps": 16 * 10 * 100, "num_envs": 16, "num_minibatches": 2, "sizes": [8, 4, 4, 4]}),
+        ("rl2_ppo", {"total_timesteps": 16 * 10 * 150, "num_envs": 16, "num_minibatches": 2, "hidden_size": 8}),
+        ("snail_ppo", {"total_timesteps": 16 * 10 * 60, "num_envs": 16, "num_minibatches": 2, "sizes": [8, 4, 4, 4]}),
     ],
 )
 def test_killed_at_twenty_moments_and_resumed_equals_never_stopped(script, settings, tmp_path):
