@@ -217,6 +217,10 @@ def main(only=""):
     jobs["RL^2, processes, 32,000 trials"] = partial(
         processes, rl2_ppo, "--total-timesteps", 1_600_000, num_envs=32_000
     )
+    wide = {"num_envs": 16_000, "hidden_size": 256}
+    jobs["RL^2, processes, 16,000 trials, 256 units"] = partial(
+        processes, rl2_ppo, "--total-timesteps", 320_000, **wide
+    )
     jobs["SNAIL, processes, 4,000 trials"] = partial(processes, snail_ppo, "--total-timesteps", 240_000)
     jobs["MAML, processes, 20 tasks"] = partial(processes, maml_trpo, "--num-iterations", 30)
     jobs["MAML, processes, 80 tasks"] = partial(processes, maml_trpo, "--num-iterations", 8, meta_batch_size=80)
