@@ -68,6 +68,19 @@ def test_defaults_of_a_run_and_its_summary(script, env_id, words, tmp_path):
     assert "return" in done.stderr and "100%" in done.stderr  # the progress bar
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_bodies_from_the_command_line_to_a_film(script, tmp_path):
+    arguments = [*TINY[script], *SHORT[script], "--env-id", "HalfCheetahParams-v0", "--env-kwargs", "horizon", 5]
+    arguments += ["--eval-trials", 4, "--capture-video"]
+    arguments += ["--num-envs", 4, "--episodes-per-trial", 2] if script != "maml_trpo" else []
+    done = run(script, *arguments, cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "DISPLAY"})
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "eval.json").exists()
+    if "Cannot draw without OpenGL" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0 and (folder / "video.gif").stat().st_size > 1000, done.stderr
+
+
 ENDLESS = {"maml_trpo": ["--num-iterations", 10**8], "rl2_ppo": ["--total-timesteps", 10**8]}
 ENDLESS["snail_ppo"] = ENDLESS["rl2_ppo"]
 STEP = {"maml_trpo": "iteration", "rl2_ppo": "global_step", "snail_ppo": "global_step"}
