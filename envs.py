@@ -107,8 +107,7 @@ class TaskVectorEnv(VectorEnv):
             right, given = ((self.num_envs, *example.shape[1:]), example.dtype.names), (tasks.shape, tasks.dtype.names)
             if given != right:
                 raise UsageError("tasks must have shape {} and fields {}, got {} and {}.".format(*right, *given))
-            if tasks.dtype.kind == "f":
-                check_finite(tasks, task=tasks)
+            tasks.dtype.kind == "f" and check_finite(tasks, task=tasks)
             self._set_tasks(tasks)
             self.tasks, self._tasks_named = tasks, True
         elif self.tasks is None or (seed is not None and not self._tasks_named):
@@ -470,7 +469,8 @@ def run(Args, train, read_checkpoint):
     args, signals = tyro.cli(Args), []
     for number in (signal.SIGINT, signal.SIGTERM):  # the second one ends the process at once
         signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # in async environments
+    if hasattr(os, "register_at_fork"):  # an asynchronous environment's processes end when they are told to
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if "LOCAL_RANK" in os.environ:  # of torchrun
         args.cuda and torch.cuda.is_available() and torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group()

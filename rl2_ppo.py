@@ -114,7 +114,7 @@ class Args:
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     capture_video: bool = False
-    """if toggled, a picture of held-out trials is drawn into the run folder after the evaluation (gif or png)"""
+    """if toggled, benchmark/pictures.py draws held-out trials into the run folder at the end (gif or png)"""
     eval_trials: int = 40_000
     """the number of held-out tasks to evaluate on, one trial each"""
     eval_seed: int = 0

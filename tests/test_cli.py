@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,11 @@ def test_unknown_bodies_from_the_command_line_to_a_film(script, tmp_path):
     done = run(script, *arguments, cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "DISPLAY"})
     (folder,) = (tmp_path / "runs").iterdir()
     assert (folder / "eval.json").exists()
-    if "Cannot draw without OpenGL" in done.stderr:
-        pytest.skip(done.stderr)
-    assert done.returncode == 0 and (folder / "video.gif").stat().st_size > 1000, done.stderr
+    if find_library("EGL"):
+        assert done.returncode == 0 and (folder / "video.gif").stat().st_size > 1000, done.stderr
+    else:  # a machine without OpenGL: the sentence that says what to install, and nothing lost
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert "error: Cannot draw without OpenGL" in done.stderr and "libegl1" in done.stderr
 
 
 ENDLESS = {"maml_trpo": ["--num-iterations", 10**8], "rl2_ppo": ["--total-timesteps", 10**8]}
