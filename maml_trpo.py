@@ -416,13 +416,12 @@ def train(args, signals=()):
         charts |= {"action_std": params["log_std"].exp().mean().item()} if "log_std" in params else {}
         charts["episode_length"] = steps[-1] / num_episodes
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
-        if main:
-            if writer is None:
-                writer = SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
-                (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
-            for group, scalars in ("losses", logs), ("charts", charts):
-                for name, number in scalars.items():
-                    writer.add_scalar(f"{group}/{name}", number, global_step)
+        if main and writer is None:
+            writer = SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
+            (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
+        for group, scalars in ("losses", logs), ("charts", charts):
+            for name, number in scalars.items():
+                main and writer.add_scalar(f"{group}/{name}", number, global_step)
         bar.update(iteration - bar.n)
         if main and time.time() - last_save > args.checkpoint_seconds:
             last_save = checkpoint() or time.time()

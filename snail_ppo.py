@@ -135,13 +135,16 @@ class Agent(nn.Module):
         # A TC block's dilations double until it sees the whole trial, 1 + 1 + 2 + 4 + ... steps.
         self.dilations = [2**i for i in range(max(1, (self.steps - 1).bit_length()))] * args.tc_blocks
         *sizes, self.size = range(embedding, embedding + new * len(self.dilations) + 1, new)  # D of each block, C
-        self.embedding = nn.Linear(self.obs_size + self.action_size + 2, embedding)
+        seen, shape = self.obs_size, self.observation_space.shape
+        if len(shape) == 3:  # an image, its channels the shortest axis, the last of equals
+            layers = nn.Conv2d(min(shape), 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Flatten()
+            self.eye, seen = nn.Sequential(*layers), 32 * int(np.prod([(side + 3) // 4 for side in sorted(shape)[1:]]))
+        self.embedding = nn.Linear(seen + self.action_size + 2, embedding)
         self.now, self.before = (nn.ModuleList(nn.Linear(D, 2 * new, bias) for D in sizes) for bias in (True, False))
         self.attention = nn.Linear(self.size, 2 * self.key_size + value_size)
         self.policy, self.value = (nn.Linear(self.size + value_size, n) for n in (self.action_size, 1))
         for layer, gain in ((self.policy, 0.01), (self.value, 1.0)):  # 0.01: the first policy is close to uniform
-            nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)
+            nn.init.orthogonal_(layer.weight, gain), nn.init.zeros_(layer.bias)
         if isinstance(space := self.action_space, Box):  # the policy's unit: half the range of a bounded action
             half = (space.high - space.low).astype(np.float32) / 2
             self.register_buffer("unit", torch.tensor(np.where((half > 0) & (half < np.inf), half, np.float32(1))))
@@ -167,12 +170,15 @@ class Agent(nn.Module):
         return torch.cat([obs.flatten(1).float(), torch.where(first, 0.0, prev)], dim=1)
 
     def forward(self, x, memory):
-        """x [T, N, input], a whole trial or one step, and the memory before it, to (policy, value [T, N], new memory).
-        A step reads what memory has of the steps before it. A trial at once, as in the update, needs no memory."""
+        """x [T, N, input], a whole trial or the step after those in memory, to (policy, value [T, N], new memory)."""
         (features, keys_values, start), T = memory, len(x)
         if start + T > self.steps or (start > 0 and T > 1):
             raise envs.UsageError(f"Memory takes {self.steps} steps, those after the first call one at a time.")
         with torch.autocast(on := "cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and on in AMP):
+            if len(shape := self.observation_space.shape) == 3:
+                image, prev = x.flatten(0, 1).tensor_split([self.obs_size], dim=1)
+                image = image.unflatten(1, shape).movedim(3 - shape[::-1].index(min(shape)), 1)  # [T N, C, H, W]
+                x = torch.cat([self.eye(image), prev], dim=1).unflatten(0, x.shape[:2])
             h = self.embedding(x)  # [T, N, D], with D growing from block to block
             for d, now, before in zip(self.dilations, self.now, self.before, strict=True):
                 past = (features if start else h)[max(0, start - d) : max(0, start + T - d), :, : h.shape[2]]  # h_{t-d}
@@ -331,20 +337,18 @@ def load(checkpoint, device="cpu"):
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
     agent = Agent(env := envs.make(args.env_id, 1, **args.env_kwargs), args).to(device)
-    env.close()
-    agent.load_state_dict(saved["agent"])
+    agent.load_state_dict(saved["agent"]), env.close()
     return agent
 
 
 def schedule(args, progress):
     """Learning rate, entropy coefficient, discount, episodes per trial and number of trials at `progress` in [0, 1)."""
     ramp, annealing = min(1.0, progress / args.ramp_fraction), 1 - progress if args.anneal_lr else 1.0
-    gamma, episodes = args.gamma, args.episodes_per_trial
+    gamma, full = args.gamma, args.episodes_per_trial
     if args.gamma_start is not None:  # geometric in 1 / (1 - gamma), the number of steps that the agent looks ahead
         gamma = 1 - (1 - args.gamma_start) ** (1 - ramp) * (1 - args.gamma) ** ramp
-    if args.grow_trials and episodes > 10:
-        episodes = round(10 * (episodes / 10) ** ramp)
-    num_envs = args.num_envs * args.episodes_per_trial // episodes  # a batch keeps its steps
+    episodes = round(10 * (full / 10) ** ramp) if args.grow_trials and full > 10 else full
+    num_envs = args.num_envs * full // episodes  # a batch keeps its steps
     return args.learning_rate * annealing, args.ent_coef * annealing, gamma, episodes, num_envs
 
 
@@ -416,15 +420,13 @@ def train(args, signals=()):
         charts = {f"return_episode_{i}": number for i, number in enumerate(returns, 1)} | {"trial_return": sum(returns)}
         charts |= {"learning_rate": learning_rate, "gamma": gamma, "episodes_per_trial": episodes}
         charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
-        if main:
-            if writer is None:
-                writer = SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
-                (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
-            for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
-                for name, number in scalars.items():
-                    writer.add_scalar(f"{group}/{name}", number, global_step)
-        bar.set_postfix_str(f"return {sum(returns):.3f} over {episodes} episodes")
-        bar.update(global_step - bar.n)
+        if main and writer is None:
+            writer = SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
+            (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
+        for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
+            for name, number in scalars.items():
+                main and writer.add_scalar(f"{group}/{name}", number, global_step)
+        bar.set_postfix_str(f"return {sum(returns):.3f} over {episodes} episodes"), bar.update(global_step - bar.n)
         if main and time.time() - last_save > args.checkpoint_seconds:
             last_save = checkpoint() or time.time()
     main and checkpoint()
@@ -438,10 +440,8 @@ def train(args, signals=()):
     result |= {"global_step": global_step, "wall_seconds": time.time() - start}
     result |= evaluate(agent, args.env_id, args.env_kwargs, args.episodes_per_trial, args.eval_trials, args.eval_seed)
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    print(f"{global_step} steps in {result['wall_seconds']:.0f} s; then one trial in {args.eval_trials} new tasks:")
-    for name in ("random_return_mean", "return_mean", "return_stderr", "return_mean_pseudo", "return_stderr_pseudo"):
-        print(f"  {name:22}{result.get(name, float('nan')):8.3f}")
-    print(f"  by episode {' '.join(f'{r:.3f}' for r in result['return_by_episode'])}\nEverything is in {run_dir}")
+    print(f"{global_step} steps; then one trial in each of {args.eval_trials} new tasks (everything is in {run_dir}):")
+    print("\n".join(f"  {name:25}{np.round(mean, 3).tolist()}" for name, mean in result.items() if "return" in name))
     args.capture_video and __import__("benchmark.pictures").pictures.draw(run_dir / "checkpoint.pt")
     return result
 

@@ -175,19 +175,21 @@ def test_amp_is_float32_where_bfloat16_is_slow(module, monkeypatch):
 
 
 @pytest.mark.parametrize("shape, image", [((9, 6, 3), (3, 9, 6)), ((2, 5, 8), (2, 5, 8)), ((3, 3, 3), (3, 3, 3))])
-def test_images_are_seen_through_two_convolutions(shape, image):
-    """Channels last or first: what reaches the recurrence, against convolutions computed by their definition."""
+@pytest.mark.parametrize("module", [rl2_ppo, snail_ppo])
+def test_images_are_seen_through_two_convolutions(module, shape, image):
+    """Channels last or first: what the network gets to see, against convolutions computed by their definition."""
     pixels = gym.spaces.Box(0, 255, shape, np.uint8)
     env = SimpleNamespace(single_observation_space=pixels, single_action_space=gym.spaces.Discrete(3), horizon=4)
-    agent = make_agent(env, norm_obs=True).double()
+    agent = module.Agent(env, module.Args(norm_obs=True)).double()
     agent.obs_norm.running_mean.normal_(100), agent.obs_norm.running_var.fill_(400)
     obs = torch.randint(256, (2, *shape), dtype=torch.uint8)
     action, reward, done, first = torch.tensor([2, 0]), torch.ones(2), torch.zeros(2), torch.zeros(2, 1, dtype=bool)
     x = agent.encode(obs, action, reward, done, first)
     assert x.shape == (2, np.prod(shape) + 3 + 2)
     seen = []
-    agent.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    agent(x.double()[None], agent.initial_state(2)[0])
+    network = agent.trunk if module is rl2_ppo else agent.embedding
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    agent(torch.stack([x, x.flip(0)]).double(), agent.initial_state(2)[0])  # two steps
     normalised = (obs.flatten(1).double() - agent.obs_norm.running_mean) / (400 + 1e-8) ** 0.5
     maps = normalised.clamp(-10, 10).unflatten(1, shape)
     maps = (maps.permute(0, 3, 1, 2) if shape[2] == 3 else maps).numpy()  # [2, C, H, W]
@@ -201,7 +203,7 @@ def test_images_are_seen_through_two_convolutions(shape, image):
                 out[:, :, i, j] = np.einsum("nchw,ochw->no", patch, weight) + bias
         maps = np.maximum(out, 0)
     expected = np.concatenate([maps.reshape(2, -1), x[:, np.prod(shape) :].numpy()], axis=1)
-    np.testing.assert_allclose(seen[0][0].detach().numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(seen[0].detach().numpy(), [expected, expected[::-1]], atol=1e-5)
 
 
 def test_what_is_trained_on_and_what_is_seen(tmp_path, monkeypatch):
