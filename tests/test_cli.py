@@ -220,6 +220,7 @@ def test_killed_at_twenty_moments_and_resumed_equals_never_stopped(script, setti
             assert torch.equal(tensor, other["agent"][name])
 
 
+@pytest.mark.xdist_group("checkpoints")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_space_left_is_one_sentence_and_the_former_checkpoint_loads(script, checkpoints, tmp_path):
     checkpoint = tmp_path / "runs" / "full" / "checkpoint.pt"
@@ -510,6 +511,7 @@ def outcomes(checkpoints, tmp_path_factory):
     return results
 
 
+@pytest.mark.xdist_group("checkpoints")
 @pytest.mark.parametrize("script, arguments, words", CASES)
 def test_bad_input_is_one_clear_sentence(script, arguments, words, outcomes, checkpoints):
     code, stderr, made = outcomes[script, arguments, words]
@@ -521,6 +523,7 @@ def test_bad_input_is_one_clear_sentence(script, arguments, words, outcomes, che
     assert made == []  # no half-made run folder
 
 
+@pytest.mark.xdist_group("checkpoints")
 def test_an_async_environment_that_fails_ends_with_its_run(checkpoints, tmp_path):
     arguments = ["--env-id", "own:Raises-v0", "--env-kwargs", "vectorization_mode", "async", *TINY["rl2_ppo"]]
     done = run("rl2_ppo", *arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(checkpoints)})
