@@ -676,7 +676,7 @@ def test_a_nonfinite_update_stops_the_run_and_keeps_the_checkpoint(in_tmp, monke
 
 def test_it_learns_to_adapt(in_tmp):
     """20 seconds: one gradient step in a new task halves the distance to the goal, which the policy cannot know."""
-    args = Args(num_iterations=25, eval_trials=100, eval_episodes=20, meta_batch_size=20, episodes_per_task=20)
+    args = Args(num_iterations=25, eval_trials=50, eval_episodes=20, meta_batch_size=20, episodes_per_task=20)
     result = maml_trpo.train(args)
     before, after, *_ = result["return_by_gradient_step"]
     stderr = np.hypot(*result["return_by_gradient_step_stderr"][:2])
