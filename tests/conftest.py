@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that tests start inherit it
@@ -15,5 +16,6 @@ class Scheduling(LoadScopeScheduling):
         return "checkpoints" if any(name in nodeid for name in TOGETHER) else nodeid
 
 
+@pytest.hookimpl(optionalhook=True)  # -p no:xdist
 def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)

@@ -158,8 +158,15 @@ def test_random_rollouts_do_not_depend_on_the_policy():
     assert not torch.equal(first, maml_trpo.rollout(policy, policy.initial_params(), env, tasks, 0)["return"])
 
 
-def test_rollout_leaves_the_number_of_threads_alone(monkeypatch):
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_rollout_leaves_the_number_of_threads_alone(two_threads, monkeypatch):
     env = envs.make("Bandit-v0", 4)
     policy = Policy(env, Args(hidden_size=4))
     maml_trpo.rollout(policy, policy.initial_params(), env, env.sample_tasks(2), 0)
@@ -676,7 +683,7 @@ def test_a_nonfinite_update_stops_the_run_and_keeps_the_checkpoint(in_tmp, monke
 
 def test_it_learns_to_adapt(in_tmp):
     """20 seconds: one gradient step in a new task halves the distance to the goal, which the policy cannot know."""
-    args = Args(num_iterations=25, eval_trials=50, eval_episodes=20, meta_batch_size=20, episodes_per_task=20)
+    args = Args(num_iterations=16, eval_trials=50, eval_episodes=20, meta_batch_size=20, episodes_per_task=20)
     result = maml_trpo.train(args)
     before, after, *_ = result["return_by_gradient_step"]
     stderr = np.hypot(*result["return_by_gradient_step_stderr"][:2])
