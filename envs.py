@@ -10,13 +10,13 @@ the first of the next one, `info["final_obs"]` the last of the one that ended, v
     Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400, section 5.3 (navigation, locomotion)
 """
 
-import importlib.util
 import os
 import signal
 import sys
 import time
 import traceback
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium as gym
@@ -125,8 +125,7 @@ class TaskVectorEnv(VectorEnv):
         check_finite(self.tasks, reward=reward)
         self._steps += 1
         truncated = (self._steps >= self.horizon) & ~terminated
-        done = terminated | truncated
-        if done.any():
+        if (done := terminated | truncated).any():
             info["final_obs"], info["_final_obs"] = self._observation(), done
             self._steps[done] = 0
             self._start(done)
@@ -457,7 +456,8 @@ def check_arguments(args):
         "gamma must be below 1 where gamma_start is given": start is not None and args.gamma == 1,
         "env_kwargs cannot hold env_id or num_envs: drop them": {"env_id", "num_envs"} & {*args.env_kwargs},
         "eval_trials must be at least 2: a standard error takes two trials": args.eval_trials < 2,
-        "track needs the package wandb: pip install wandb": args.track and importlib.util.find_spec("wandb") is None,
+        "capture_video needs the folder benchmark beside the script": args.capture_video and not find_spec("benchmark"),
+        "track needs the package wandb: pip install wandb": args.track and not find_spec("wandb"),
         f"num_minibatches times processes ({parts}) must not exceed the number of tasks ({tasks})": parts > tasks,
     }
     for sentence in (sentence for sentence, true in wrong.items() if true):

@@ -551,6 +551,19 @@ def test_bad_input_from_the_command_line(script, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_copied_script_says_that_pictures_need_more(tmp_path):
+    """A script and envs.py are all that training takes; pictures are drawn by benchmark/pictures.py."""
+    for name in ("rl2_ppo.py", "envs.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    command, more = [sys.executable, "rl2_ppo.py", *TINY["rl2_ppo"], *SHORT["rl2_ppo"]], ["--capture-video"]
+    done = subprocess.run(list(map(str, command + more)), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "error: capture_video needs the folder benchmark beside the script.\n"
+    assert not (tmp_path / "runs").exists()
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and list(tmp_path.glob("runs/*/eval.json")), done.stderr
+
+
 def test_readme_snippets():
     """The README's examples run as they stand: RL^2 earns more from pull to pull, MAML after a gradient step."""
     readme = (ROOT / "README.md").read_text()
