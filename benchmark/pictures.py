@@ -252,7 +252,7 @@ def rendered(checkpoint, folder, num_tasks=3):
         except Exception as error:  # of the environment's own, or it gives None
             raise envs.UsageError(f"No picture: the environment does not render to rgb_array ({error!r}).") from error
 
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a display, too
+    os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")  # pygame needs no display; with "dummy" some do not draw
     _, tasks, parts = trials(checkpoint, num_tasks, 1, look, vectorization_mode="sync", render_mode="rgb_array")
     rows = {
         label: [[*parts[label]["look"][parts[label]["valid"][:, i, 0], i, 0]] for i in range(num_tasks)]

@@ -11,6 +11,7 @@ import time
 from ctypes.util import find_library
 from pathlib import Path
 
+import imageio.v3
 import pytest
 import torch
 
@@ -600,7 +601,7 @@ def test_examples_of_own_tasks_train_from_the_command_line(script, module, text,
     if module in ("redball", "traffic"):  # slow
         arguments += ["--env-kwargs", "levels", "True", "--eval-trials", 2, ENDLESS[script][0], 1]
         arguments += ["--num-envs", 2] if script != "maml_trpo" else ["--meta-batch-size", 2]
-    if (script, module) == ("rl2_ppo", "redball"):
+    if script == "rl2_ppo" and module in ("redball", "traffic"):
         arguments.append("--capture-video")
     done = run(script, *arguments, "--env-id", env_id, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
@@ -608,3 +609,6 @@ def test_examples_of_own_tasks_train_from_the_command_line(script, module, text,
     assert folder.name.startswith(f"{module}_{IDS[module]}__{script}__1__")
     assert json.loads((folder / "eval.json").read_text())["env_id"] == env_id
     assert ("--capture-video" in arguments) == (folder / "video.gif").exists()
+    if "--capture-video" in arguments:
+        frames = imageio.v3.imread(folder / "video.gif")  # [time, height, width, 3]
+        assert len(frames) > 1 and (frames > 50).any(axis=-1).mean() > 0.3  # it moves, and is not black
