@@ -436,10 +436,9 @@ def train(args, signals=()):
     result |= {"global_step": global_step, "wall_seconds": time.time() - start}
     result |= evaluate(policy, params, args)
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    print(f"{global_step} steps in {result['wall_seconds']:.0f} s; episode returns in {args.eval_trials} new tasks:")
+    print(f"{global_step} steps in {result['wall_seconds']:.0f} s, see {run_dir}. In {args.eval_trials} new tasks:")
     for i, mean in enumerate(result["return_by_gradient_step"]):
         print(f"  after {i} gradient steps   {mean:9.2f} +- {result['return_by_gradient_step_stderr'][i]:.2f}")
-    print(f"Everything is in {run_dir}")
     args.capture_video and __import__("benchmark.pictures").pictures.draw(run_dir / "checkpoint.pt")
     return result
 

@@ -440,7 +440,7 @@ def train(args, signals=()):
     result |= {"global_step": global_step, "wall_seconds": time.time() - start}
     result |= evaluate(agent, args.env_id, args.env_kwargs, args.episodes_per_trial, args.eval_trials, args.eval_seed)
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    print(f"{global_step} steps; then one trial in each of {args.eval_trials} new tasks (everything is in {run_dir}):")
+    print(f"{global_step} steps in {result['wall_seconds']:.0f} s, see {run_dir}. In {args.eval_trials} new tasks:")
     print("\n".join(f"  {name:25}{np.round(mean, 3).tolist()}" for name, mean in result.items() if "return" in name))
     args.capture_video and __import__("benchmark.pictures").pictures.draw(run_dir / "checkpoint.pt")
     return result

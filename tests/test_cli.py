@@ -55,9 +55,9 @@ def test_it_learns_to_learn(script, arguments, tmp_path):
 @pytest.mark.parametrize(
     "script, env_id, words",
     [
-        ("maml_trpo", "Navigation2D-v0", ("episode returns in 5 new tasks", "after 0 grad", "after 3 gradient steps")),
+        ("maml_trpo", "Navigation2D-v0", (". In 5 new tasks:", "after 0 grad", "after 3 gradient steps")),
         ("rl2_ppo", "Bandit-v0", ("random_return_mean  ", "return_mean  ", "return_by_episode  ")),
-        ("snail_ppo", "Bandit-v0", ("return_stderr_pseudo ", "return_mean  ", "of 50 new tasks")),
+        ("snail_ppo", "Bandit-v0", ("return_stderr_pseudo ", "return_mean  ", ". In 50 new tasks:")),
     ],
 )
 def test_defaults_of_a_run_and_its_summary(script, env_id, words, tmp_path):
