@@ -1,41 +1,55 @@
 """MAML with TRPO: an initialisation from which one policy gradient step solves a new task.
 
-In each task, episodes of the policy give a policy gradient; a step along it makes the adapted policy, and its fresh
-episodes tell how well the task is solved then. Meta-learning improves those as a function of the *initial* parameters:
-the gradient runs back through the adaptation step, and TRPO keeps the adapted policies close to what they were.
+In each task, episodes of the policy give a policy gradient. A step along it makes the adapted
+policy, whose fresh episodes tell how well the task is solved then. Meta-learning improves those as
+a function of the *initial* parameters: the gradient runs back through the adaptation step, and TRPO
+keeps the adapted policies close to what they were.
 
-    J_i(theta)  = E_i [pi_theta(a | s) / pi_old(a | s) A(s, a)]                 surrogate        (equation 4)
-    theta_i'    = theta + alpha grad J_i(theta)                                 adaptation       (section 2.2)
-    max_theta     mean_i J_i'(theta_i'(theta)), with J_i' on new episodes       meta-objective   (equation 1)
-    such that     mean_i E KL(pi_theta_i'(old) || pi_theta_i'(theta)) <= delta  trust region     (Algorithm 3, TRPO)
-    F v         = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) v      Fisher-vector product
-    step        = s sqrt(2 delta / x^T F x) x, F x = grad, s = 1, 0.8, ...      conjugate gradient, line search
+    J_i(theta) = E_i [pi_theta(a | s) / pi_old(a | s) A(s, a)]                surrogate (equation 4)
+    theta_i'   = theta + alpha grad J_i(theta)                                adaptation       (2.2)
+    max_theta    mean_i J_i'(theta_i'(theta)), J_i' on new episodes           meta-objective (eq. 1)
+    such that    mean_i E KL(pi_theta_i'(old) || pi_theta_i'(theta)) <= delta  trust region  (TRPO)
+    F v        = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) v     Fisher-vector product
+    step       = s sqrt(2 delta / x^T F x) x,  F x = grad,  s = 1, 0.8, ...   line search
 
-Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400, section 4.2; Schulman et al. (2015), TRPO,
-https://arxiv.org/abs/1502.05477, appendix C; Duan et al. (2016), https://arxiv.org/abs/1604.06778 (linear baseline).
+The numbers are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400; section 4.2 and
+Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
+https://arxiv.org/abs/1502.05477, appendix C. The linear baseline is that of Duan et al. (2016),
+https://arxiv.org/abs/1604.06778.
 
-    python maml_trpo.py                                                                      # 2D navigation, 3 minutes
+    python maml_trpo.py                                                # 2D navigation, 3 minutes
     python maml_trpo.py --env-id HalfCheetahDir-v0 --meta-batch-size 40 --gamma 0.95 --max-kl 0.03
     python maml_trpo.py --resume runs/.../checkpoint.pt --num-iterations 500
 """
 
 import json
+import os
+import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+import traceback
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
+
+# While they have nothing to do, torch's threads spin on the cores that environments need: not long.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn as nn
+import tyro
 from gymnasium.spaces import Box, Discrete, flatdim
-from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Categorical, Independent, Normal, kl_divergence
+from torch.nn.functional import pad
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 import envs
+from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
+# Distributions would check their arguments in every step: that takes time, and on a GPU a wait.
+Categorical.set_default_validate_args(False)
 
 
 @dataclass
@@ -54,8 +68,6 @@ class Args:
     """the wandb's project name"""
     wandb_entity: str | None = None
     """the entity (team) of wandb's project"""
-    save_model: bool = False
-    """whether to save the trained network alone, for `load`, as `agent.pt` in the run folder"""
     resume: str | None = None
     """the checkpoint of a run to continue, with that run's arguments where none are given here"""
     env_id: str = "Navigation2D-v0"
@@ -69,7 +81,7 @@ class Args:
     episodes_per_task: int = 20
     """episodes in each task, before adaptation and again after each adaptation step"""
     num_inner_steps: int = 1
-    """adaptation steps that the meta-gradient runs through; 0 is TRPO over all tasks, the paper's *pretrained*"""
+    """adaptation steps of the meta-gradient; 0 is TRPO over all tasks, the paper's *pretrained*"""
     inner_lr: float = 0.1
     """the step size alpha of adaptation"""
     first_order: bool = False
@@ -77,13 +89,13 @@ class Args:
     hidden_size: int = 100
     """the size of the policy's two hidden layers"""
     action_scale: float = 1.0
-    """the part of the action range that the policy's -1 .. 1 spans: its first actions have this standard deviation"""
+    """the standard deviation of the first continuous actions, which range from -1 to 1"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
     """the lambda for the general advantage estimation"""
     max_kl: float = 0.01
-    """the trust region delta: mean KL divergence between the adapted policies before and after a meta-update"""
+    """the trust region delta: the mean KL divergence of the adapted policies in a meta-update"""
     cg_iterations: int = 10
     """conjugate gradient iterations, one Fisher-vector product each"""
     cg_damping: float = 1e-5
@@ -92,84 +104,134 @@ class Args:
     """the part of each task's episodes on which the Fisher matrix is estimated"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
-    capture_video: bool = False
-    """if toggled, benchmark/pictures.py draws held-out trials into the run folder at the end (gif or png)"""
     eval_trials: int = 200
     """the number of held-out tasks to evaluate on"""
     eval_episodes: int = 40
-    """episodes in each held-out task, before adaptation and again after each of 3 adaptation steps"""
+    """episodes in each held-out task, before adaptation and again after each of 3 steps"""
     eval_seed: int = 0
     """the seed of the held-out tasks, which training never sees"""
 
 
+def check_arguments(args, world_size):
+    """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
+    for name in (
+        "num_iterations",
+        "episodes_per_task",
+        "inner_lr",
+        "hidden_size",
+        "action_scale",
+        "max_kl",
+        "cg_iterations",
+        "fisher_fraction",
+        "eval_episodes",
+    ):
+        if getattr(args, name) <= 0:
+            raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
+    if max(args.gamma, args.gae_lambda, args.fisher_fraction) > 1:
+        raise UsageError("gamma, gae_lambda and fisher_fraction must not exceed 1.")
+    if args.eval_trials < 2 or min(args.seed, args.eval_seed, args.num_inner_steps) < 0:
+        raise UsageError("eval_trials must be at least 2, seeds and num_inner_steps at least 0.")
+    if args.meta_batch_size < world_size:
+        raise UsageError(f"meta_batch_size must be at least {world_size}, one task per process.")
+
+
+def average(x):
+    """The mean of a tensor over the processes of torchrun: itself, where there is only one."""
+    if not dist.is_initialized():
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x / dist.get_world_size()
+
+
 class Policy:
-    """An MLP as a pure function of a dict of parameters, whose first axis is the task (size 1: shared by all tasks)."""
+    """An MLP as a pure function of a dict of parameters.
+
+    The first axis of a parameter is the task: its size is M, or 1 where all tasks share it.
+    """
 
     def __init__(self, env, args):
-        self.hidden_size, self.action_scale = args.hidden_size, args.action_scale
-        spaces = self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
-        self.obs_size, self.action_size = (int(flatdim(space)) for space in spaces)
+        self.args = args
+        self.observation_space = env.single_observation_space
+        self.action_space = env.single_action_space
+        self.obs_size = flatdim(self.observation_space)
+        self.action_size = flatdim(self.action_space)
 
     def initial_params(self, device="cpu"):
-        """Glorot's uniform weights [1, in, out], zero biases [1, 1, out] and, for a Gaussian, log-std [1, 1, out]."""
-        params, sizes = {}, [self.obs_size, self.hidden_size, self.hidden_size, self.action_size]
+        """Glorot's uniform weights [1, in, out], zero biases and log-deviations [1, 1, out]."""
+        hidden_size = self.args.hidden_size
+        sizes = [self.obs_size, hidden_size, hidden_size, self.action_size]
+        params = {}
         for i in range(3):
-            params[f"weight_{i}"] = nn.init.xavier_uniform_(torch.empty(sizes[i : i + 2]))[None]
+            weight = nn.init.xavier_uniform_(torch.empty(sizes[i], sizes[i + 1]))
+            params[f"weight_{i}"] = weight[None]
             params[f"bias_{i}"] = torch.zeros(1, 1, sizes[i + 1])
         if isinstance(self.action_space, Box):
-            params["log_std"] = torch.zeros(1, 1, self.action_size)  # of half the action range times action_scale
+            params["log_std"] = torch.zeros(1, 1, self.action_size)
         return {name: param.to(device) for name, param in params.items()}
 
+    def encode(self, obs):
+        """An environment's observations [N, ...] as the network's input [N, obs]."""
+        if isinstance(self.observation_space, Discrete):
+            obs = np.eye(self.obs_size)[obs]  # one-hot
+        return torch.tensor(obs, dtype=torch.float32).flatten(1)
+
     def outputs(self, params, obs):
-        """Observations [M, B, obs] of M tasks to what defines the distribution: (logits,) or (mean, log-std)."""
+        """Observations [M, B, obs] of M tasks to [logits], or [mean, log-deviation]."""
         h = obs
         for i in range(3):
-            weight, bias = (params[f"{kind}_{i}"].expand(len(obs), -1, -1) for kind in ("weight", "bias"))
-            h = torch.baddbmm(bias, h.relu_() if i > 0 else h, weight)  # [M, B, out]: each task's own weights
-        return (h, params["log_std"]) if isinstance(self.action_space, Box) else (h,)
+            if i > 0:
+                h = h.relu_()
+            weight = params[f"weight_{i}"].expand(len(obs), -1, -1)  # [M, in, out]
+            bias = params[f"bias_{i}"].expand(len(obs), -1, -1)
+            h = torch.baddbmm(bias, h, weight)  # [M, B, out]: each task's own layer
+        if "log_std" in params:
+            return [h, params["log_std"].expand(len(obs), -1, -1)]
+        return [h]
 
     def distribution(self, out, log_std=None):
-        """The distribution over actions, batch shape [M, B], that `outputs` define."""
-        return Categorical(logits=out) if log_std is None else Independent(Normal(out, log_std.exp()), 1)
+        """The distribution over actions, of batch shape [M, B], that `outputs` define."""
+        if log_std is None:
+            return Categorical(logits=out)
+        scale = self.args.action_scale
+        return Independent(Normal(scale * out, scale * log_std.exp()), 1)
 
 
 @torch.no_grad()
-def rollout(policy, params, env, tasks, seed, random=False):
-    """K = env.num_envs / M episodes in each of M tasks, all in lock-step, by `params` of one policy or of M.
+def rollout(policy, params, env, tasks, seed):
+    """K = env.num_envs / M episodes in each of M tasks, side by side.
 
-    Returns a dict of tensors [M, K, T, ...], T <= env.horizon: `obs`, `action`, `log_prob`, `reward`, and `valid`,
-    false after an episode's end; and of `return` [M, K]. With `random`, rewards are those of uniformly random actions.
+    `params` are those of one policy, or of one for each task. Returns a dict of tensors
+    [M, K, T, ...], T <= env.horizon: `obs`, `action`, `log_prob`, `reward`, and `valid`, which is
+    false after an episode's end; and of `return` [M, K].
     """
-    shape, device, threads = (len(tasks), env.num_envs // len(tasks)), params["bias_0"].device, torch.get_num_threads()
-    obs, _ = env.reset(seed=seed, options={"tasks": np.repeat(tasks, shape[1], axis=0)})
-    env.action_space.seed(np.random.SeedSequence([3, seed]).generate_state(1).item())
-    steps, valid, space = [], np.ones(env.num_envs, dtype=bool), policy.action_space
-    if isinstance(space, Box):  # at a scale of 1, -1 .. 1 spans the range of a bounded action
-        bounded = np.isfinite(space.high - space.low)
-        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-    try:
-        torch.set_num_threads(1)  # torch's idle threads would keep spinning on the cores that step the environments
-        while valid.any():
-            obs = np.eye(policy.obs_size)[obs] if isinstance(policy.observation_space, Discrete) else obs  # one-hot
-            x = torch.tensor(obs, dtype=torch.float32, device=device).flatten(1).unflatten(0, shape)  # [M, K, obs]
-            outputs = policy.outputs(params, x)
-            if not all(output.isfinite().all() for output in outputs):
-                raise envs.UsageError("The policy is not finite: lower --inner-lr, with which it was adapted.")
-            distribution = policy.distribution(*outputs)
-            action = distribution.sample()  # [M, K] or [M, K, action]
-            command = action.flatten(0, 1).cpu().numpy()
-            if isinstance(space, Box):
-                command = low + (policy.action_scale * command + 1) / 2 * (high - low)
-                command = command.clip(space.low, space.high)
-            obs, reward, terminated, truncated, _ = env.step(env.action_space.sample() if random else command)
-            step = {"reward": torch.tensor(reward, dtype=torch.float32), "valid": torch.tensor(valid)}
-            step = {name: tensor.to(device).unflatten(0, shape) for name, tensor in step.items()}
-            steps.append(step | {"obs": x, "action": action, "log_prob": distribution.log_prob(action)})
-            valid &= ~(terminated | truncated)
-    finally:
-        torch.set_num_threads(threads)
+    device = params["bias_0"].device
+    shape = (len(tasks), env.num_envs // len(tasks))  # M, K
+    tasks = np.repeat(tasks, shape[1], axis=0)
+    next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
+    valid = torch.ones(env.num_envs, dtype=torch.bool)
+    steps = []
+    while valid.any():
+        obs = policy.encode(next_obs).to(device).unflatten(0, shape)  # [M, K, obs]
+        outputs = policy.outputs(params, obs)
+        if not all(output.isfinite().all() for output in outputs):
+            raise UsageError("The policy is not finite: lower --inner-lr, with which it adapted.")
+        distribution = policy.distribution(*outputs)
+        action = distribution.sample()  # [M, K] or [M, K, action]
+        log_prob = distribution.log_prob(action)
+        next_obs, reward, terminated, truncated, _ = env.step(action.flatten(0, 1).cpu().numpy())
+        step = {
+            "obs": obs,
+            "action": action,
+            "log_prob": log_prob,
+            "reward": torch.tensor(reward, device=device).float().unflatten(0, shape),
+            "valid": valid.to(device).unflatten(0, shape),
+        }
+        steps.append(step)
+        valid = valid & ~torch.as_tensor(terminated | truncated)
     batch = {name: torch.stack([step[name] for step in steps], dim=2) for name in steps[0]}
-    return batch | {"return": (batch["reward"] * batch["valid"]).sum(2)}
+    batch["return"] = (batch["reward"] * batch["valid"]).sum(2)
+    return batch
 
 
 def discounted_sums(x, discount):
@@ -181,27 +243,37 @@ def discounted_sums(x, discount):
 
 
 def linear_baseline(batch, gamma):
-    """Values [M, K, T]: returns-to-go fitted in each task by least squares on features of observation and time.
+    """Values [M, K, T]: a least-squares fit of the returns-to-go in each task.
 
-    Features are o, o^2, t, t^2, t^3, 1, with o clipped to 10 and t in 100 steps, as in the code of Duan et al. (2016).
+    Features are o, o^2, t, t^2, t^3 and 1, with o clipped to 10 and t in 100 steps, as in the code
+    of Duan et al. (2016).
     """
-    obs, valid = batch["obs"].double().clamp(-10, 10), batch["valid"].double()
-    time = (torch.arange(valid.shape[2]).to(obs) / 100).expand_as(valid)[..., None]
-    features = torch.cat([obs, obs**2, time, time**2, time**3, torch.ones_like(time)], dim=3) * valid[..., None]
-    phi, returns = features.flatten(1, 2), discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]
-    gram = phi.mT @ phi + 1e-5 * torch.eye(phi.shape[2]).to(obs)  # positive definite
+    obs = batch["obs"].double().clamp(-10, 10)
+    valid = batch["valid"].double()
+    t = torch.arange(valid.shape[2]).to(obs) / 100
+    t = t.expand_as(valid)[..., None]
+    features = torch.cat([obs, obs**2, t, t**2, t**3, torch.ones_like(t)], dim=3)
+    phi = (features * valid[..., None]).flatten(1, 2)  # [M, K T, F]
+    returns = discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]  # [M, K T, 1]
+    # w = (phi^T phi + epsilon I)^-1 phi^T returns, whose matrix is positive definite
+    gram = phi.mT @ phi + 1e-5 * torch.eye(phi.shape[2]).to(obs)
     weights = torch.cholesky_solve(phi.mT @ returns, torch.linalg.cholesky(gram))  # [M, F, 1]
     return (phi @ weights).view_as(valid).float()
 
 
 def advantages(batch, gamma, gae_lambda):
-    """GAE with the linear baseline, to mean 0 and deviation 1 in each task, zero where not valid: [M, K, T]."""
-    valid, value = batch["valid"], linear_baseline(batch, gamma)
-    next_value = nn.functional.pad(value[..., 1:], (0, 1))  # zero after an episode's end
+    """GAE with the linear baseline, to mean 0 and deviation 1 in each task: [M, K, T]."""
+    valid = batch["valid"]
+    value = linear_baseline(batch, gamma)
+    next_value = pad(value[..., 1:], (0, 1))  # zero after an episode's end
+    # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
-    advantage, count = discounted_sums(delta, gamma * gae_lambda), valid.sum((1, 2), keepdim=True)
-    centered = (advantage - advantage.sum((1, 2), keepdim=True) / count) * valid
-    return centered / ((centered**2).sum((1, 2), keepdim=True) / count).sqrt().clamp(min=1e-8)
+    advantage = discounted_sums(delta, gamma * gae_lambda)
+    count = valid.sum((1, 2), keepdim=True)  # [M, 1, 1]
+    mean = advantage.sum((1, 2), keepdim=True) / count
+    centered = (advantage - mean) * valid
+    variance = (centered**2).sum((1, 2), keepdim=True) / count
+    return centered / variance.sqrt().clamp(min=1e-8)
 
 
 def mean_over_steps(x, batch):
@@ -210,38 +282,57 @@ def mean_over_steps(x, batch):
 
 
 def surrogate(distribution, batch):
-    """J_i = E[pi / pi_old A] over each task's steps, [M]; its gradient at pi_old is the policy gradient (eq. 4)."""
-    log_ratio = distribution.log_prob(batch["action"].flatten(1, 2)) - batch["log_prob"].flatten(1)  # [M, K T]
-    return mean_over_steps(log_ratio.exp() * batch["advantage"].flatten(1), batch)
+    """J_i = E[pi / pi_old A] over each task's steps, [M] (equation 4).
+
+    Where pi is pi_old, its gradient is the policy gradient.
+    """
+    log_prob = distribution.log_prob(batch["action"].flatten(1, 2))  # [M, K T]
+    ratio = (log_prob - batch["log_prob"].flatten(1)).exp()
+    return mean_over_steps(ratio * batch["advantage"].flatten(1), batch)
 
 
 def adapt(policy, params, batch, args):
-    """One policy gradient step in each of the batch's M tasks: theta' = theta + alpha grad J_i(theta), a new dict."""
-    params = {name: param.expand(len(batch["obs"]), -1, -1) for name, param in params.items()}  # [M, ...]
-    second_order = params["bias_0"].requires_grad and not args.first_order  # else the gradient counts as a constant
+    """One policy gradient step in each of the batch's M tasks: new parameters [M, ...].
+
+    theta_i' = theta + alpha grad J_i(theta)   (section 2.2)
+    """
+    num_tasks = len(batch["obs"])
+    params = {name: param.expand(num_tasks, -1, -1) for name, param in params.items()}
+    # Is the result to be differentiated, gradient included? Else the gradient counts as a constant.
+    second_order = params["bias_0"].requires_grad and not args.first_order
+    start = params
+    if not second_order:
+        start = {name: param.detach().requires_grad_() for name, param in params.items()}
     with torch.enable_grad():
-        at = params if second_order else {name: param.detach().requires_grad_() for name, param in params.items()}
-        distribution = policy.distribution(*policy.outputs(at, batch["obs"].flatten(1, 2)))
-        total = surrogate(distribution, batch).sum()  # no task's parameters enter another's term
-        gradients = torch.autograd.grad(total, list(at.values()), create_graph=second_order)
-    return {name: param + args.inner_lr * grad for (name, param), grad in zip(params.items(), gradients, strict=True)}
+        outputs = policy.outputs(start, batch["obs"].flatten(1, 2))
+        # One task's parameters are in no other task's term: the sum's gradient is each one's own.
+        total = surrogate(policy.distribution(*outputs), batch).sum()
+        gradients = torch.autograd.grad(total, list(start.values()), create_graph=second_order)
+    pairs = zip(params.items(), gradients, strict=True)
+    return {name: param + args.inner_lr * gradient for (name, param), gradient in pairs}
 
 
 @torch.no_grad()
 def trial(policy, params, env, tasks, num_steps, seed, args):
-    """Episodes in each task before adaptation and after each of `num_steps` steps: batches with their `advantage`."""
+    """Episodes in each task before adaptation and after each of `num_steps` adaptation steps.
+
+    Returns a batch for each, with its `advantage`.
+    """
     batches = []
     for i in range(num_steps + 1):
-        if i > 0:  # the step size is halved after the steps that training runs through (Finn et al., appendix A.2)
-            step_size = args.inner_lr if i <= max(1, args.num_inner_steps) else args.inner_lr / 2
+        if i > 0:
+            step_size = args.inner_lr
+            if i > max(1, args.num_inner_steps):  # steps that training did not know: appendix A.2
+                step_size = args.inner_lr / 2
             params = adapt(policy, params, batches[-1], replace(args, inner_lr=step_size))
-        batches.append(rollout(policy, params, env, tasks, seed + i * env.num_envs))
-        batches[-1]["advantage"] = advantages(batches[-1], args.gamma, args.gae_lambda)
+        batch = rollout(policy, params, env, tasks, seed + i * env.num_envs)
+        batch["advantage"] = advantages(batch, args.gamma, args.gae_lambda)
+        batches.append(batch)
     return batches
 
 
 def adapted_outputs(policy, params, batches, args):
-    """The outputs [M, K T, ...] of the policies after a step on each batch but the last, for the last one's states."""
+    """Outputs [M, K T, ...] for the last batch's states, after a step on each batch before it."""
     for batch in batches[:-1]:
         params = adapt(policy, params, batch, args)
     return policy.outputs(params, batches[-1]["obs"].flatten(1, 2))
@@ -250,198 +341,306 @@ def adapted_outputs(policy, params, batches, args):
 def unflatten(theta, params):
     """A vector as a dict of parameters, with the names and shapes of `params`."""
     parts = theta.split([param.numel() for param in params.values()])
-    return {name: part.view_as(param) for (name, param), part in zip(params.items(), parts, strict=True)}
+    pairs = zip(params.items(), parts, strict=True)
+    return {name: part.view_as(param) for (name, param), part in pairs}
 
 
 def fisher_vector_product(policy, params, batches, args):
-    """The function v -> (J^T F J + damping) v of a vector, J the Jacobian of adaptation: the Hessian of the mean KL.
+    """The function v -> F v + damping v of a vector [P].
 
-    It is estimated on a part of the episodes, adaptation included; the graph is built once and serves every product.
+    F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL. It is
+    estimated on a part of the episodes. The graph is built once and serves every product.
     """
     few = max(1, round(args.fisher_fraction * args.episodes_per_task))
-    batches = [{name: tensor[:, :few] for name, tensor in batch.items()} for batch in batches]
+    batches = [{name: x[:, :few] for name, x in batch.items()} for batch in batches]
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
-    old = policy.distribution(*(output.detach() for output in outputs))
-    num_tasks = envs.total(torch.tensor(len(batches[0]["obs"])))
-    kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).sum() / num_tasks
-    (slope,) = torch.autograd.grad(kl, theta, create_graph=True)  # zero here: its derivative is J^T F J alone
-    return lambda v: envs.total(torch.autograd.grad(slope @ v, theta, retain_graph=True)[0]) + args.cg_damping * v
+    old = policy.distribution(*[output.detach() for output in outputs])
+    kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
+    (slope,) = torch.autograd.grad(kl, theta, create_graph=True)  # zero, its derivative is F
+
+    def product(v):
+        (fisher_v,) = torch.autograd.grad(slope @ v, theta, retain_graph=True)
+        return average(fisher_v) + args.cg_damping * v
+
+    return product
 
 
 def conjugate_gradient(product, b, iterations):
-    """x with product(x) = b, up to `iterations` steps (Hestenes, Stiefel 1952), for a positive definite `product`."""
-    x, residual, direction, norm = torch.zeros_like(b), b, b, b @ b
+    """x with product(x) = b, for a positive definite `product` (Hestenes, Stiefel 1952)."""
+    x = torch.zeros_like(b)
+    residual = b
+    direction = b
+    norm = b @ b
     for _ in range(iterations):
         image = product(direction)
-        alpha = norm / (direction @ image).clamp(min=1e-30)  # 0 / 0 once it has converged
-        x, residual = x + alpha * direction, residual - alpha * image
-        previous, norm = norm, residual @ residual
+        alpha = norm / (direction @ image).clamp(min=1e-30)  # else 0 / 0 once it has converged
+        x = x + alpha * direction
+        residual = residual - alpha * image
+        previous = norm
+        norm = residual @ residual
         direction = residual + norm / previous.clamp(min=1e-30) * direction
     return x
 
 
 def update(policy, params, batches, args):
-    """One TRPO step from a trial's batches: new parameters, or the old ones where the line search fails, and logs."""
-    size, theta = len(batches[0]["obs"]), nn.utils.parameters_to_vector(params.values()).requires_grad_()
-    num_tasks = envs.total(torch.tensor(size))
-    # Ten tasks at a time: a graph over all of them would outgrow the processor's cache.
-    chunks = [[{k: x[i : i + 10] for k, x in batch.items()} for batch in batches] for i in range(0, size, 10)]
-    before, gradient, old = 0.0, 0.0, []
-    for chunk in chunks:
+    """One TRPO step from a trial's batches: the new parameters, and what is logged.
+
+    Where the line search fails, the parameters are the old ones.
+    """
+    theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
+    gradient = torch.zeros_like(theta)
+    num_tasks = len(batches[0]["obs"])
+    surrogates = []
+    old_outputs = []
+    # Ten tasks at a time: the graph of all of them would not fit into the processor's cache.
+    for i in range(0, num_tasks, 10):
+        chunk = [{name: x[i : i + 10] for name, x in batch.items()} for batch in batches]
         outputs = adapted_outputs(policy, unflatten(theta, params), chunk, args)
-        value = surrogate(policy.distribution(*outputs), chunk[-1]).sum() / num_tasks
-        gradient += torch.autograd.grad(value, theta)[0]  # the meta-gradient, back through the adaptation
-        before += value.detach()
-        old.append(policy.distribution(*(output.detach() for output in outputs)))
-    before, gradient = envs.total(before), envs.total(gradient)
+        value = surrogate(policy.distribution(*outputs), chunk[-1])  # [10]
+        # the meta-gradient, back through the adaptation
+        gradient += torch.autograd.grad(value.sum() / num_tasks, theta)[0]
+        surrogates.append(value.detach())
+        old_outputs.append([output.detach() for output in outputs])
+    old = policy.distribution(*[torch.cat(parts) for parts in zip(*old_outputs, strict=True)])
+    gradient = average(gradient)
+    before = average(torch.cat(surrogates).mean())
+
+    # step = s sqrt(2 delta / x^T F x) x,   F x = grad,   s = 1, 0.8, 0.64, ...
     product = fisher_vector_product(policy, params, batches, args)
     x = conjugate_gradient(product, gradient, args.cg_iterations)
     full_step = (2 * args.max_kl / (x @ product(x))).sqrt() * x
-    logs = {"surrogate": before.item(), "gradient_norm": gradient.norm().item()}
-    for step_size in (0.8**i for i in range(15)):
-        candidate, after, kl = unflatten(theta.detach() + step_size * full_step, params), 0.0, 0.0
+    logs = {
+        "losses/surrogate": before.item(),
+        "losses/gradient_norm": gradient.norm().item(),
+        "losses/improvement": 0.0,
+        "losses/kl": 0.0,
+        "losses/step_size": 0.0,
+    }
+    for i in range(15):
+        candidate = unflatten(theta.detach() + 0.8**i * full_step, params)
         with torch.no_grad():
-            for chunk, old_distribution in zip(chunks, old, strict=True):
-                distribution = policy.distribution(*adapted_outputs(policy, candidate, chunk, args))
-                after += surrogate(distribution, chunk[-1]).sum() / num_tasks
-                kl += mean_over_steps(kl_divergence(old_distribution, distribution), chunk[-1]).sum() / num_tasks
-        after, kl = envs.total(after), envs.total(kl)
+            new = policy.distribution(*adapted_outputs(policy, candidate, batches, args))
+            after = average(surrogate(new, batches[-1]).mean())
+            kl = average(mean_over_steps(kl_divergence(old, new), batches[-1]).mean())
         if after > before and kl <= args.max_kl:
-            return candidate, logs | {"improvement": (after - before).item(), "kl": kl.item(), "step_size": step_size}
-    return params, logs | {"improvement": 0.0, "kl": 0.0, "step_size": 0.0}  # rejected
+            logs["losses/improvement"] = (after - before).item()
+            logs["losses/kl"] = kl.item()
+            logs["losses/step_size"] = 0.8**i
+            return candidate, logs
+    return params, logs
 
 
-@torch.no_grad()
-def evaluate(policy, params, args):
-    """The dict of eval.json: `eval_episodes` episodes before and after each of 3 gradient steps in held-out tasks."""
-    env, num_trials, episodes = envs.make(args.env_id, 1, **args.env_kwargs), args.eval_trials, args.eval_episodes
-    tasks = env.sample_tasks(num_trials, np.random.default_rng([1, args.eval_seed]))
-    returns, random_returns, size = [], [], max(1, min(40, args.meta_batch_size * args.episodes_per_task // episodes))
-    for i in range(0, num_trials, size):
-        chunk = tasks[i : i + size]
-        env.close()
-        env = envs.make(args.env_id, len(chunk) * episodes, **args.env_kwargs)
-        torch_seed, env_seed = np.random.SeedSequence([2, args.eval_seed, i]).generate_state(2).tolist()
+def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
+    """The returns of episodes in each of the named tasks: an array [tasks, 4, num_episodes].
+
+    The second axis is the number of gradient steps before the episodes, 0 to 3. Tasks are an array
+    as the environment's `sample_tasks` gives it.
+    """
+    args = policy.args
+    returns = []
+    batch_size = max(1, min(40, args.meta_batch_size * args.episodes_per_task // num_episodes))
+    for start in range(0, len(tasks), batch_size):
+        batch = tasks[start : start + batch_size]
+        env = envs.make(env_id, len(batch) * num_episodes, **env_kwargs)
+        seeds = np.random.SeedSequence([2, seed, start])
+        torch_seed, env_seed = seeds.generate_state(2)
         torch.manual_seed(torch_seed)
-        random_returns.append(rollout(policy, params, env, chunk, env_seed, random=True)["return"])
-        batches = trial(policy, params, env, chunk, 3, env_seed, args)
-        returns.append(torch.stack([batch["return"] for batch in batches], dim=1))  # [size, 4, episodes]
-    env.close()
-    by_step, result = torch.cat(returns).double(), {"num_trials": num_trials, "episodes_per_trial": 4 * episodes}
-    named = {"return_mean": by_step.sum((1, 2)), "return_by_episode": by_step.flatten(1)}
-    for name, samples in (named | {"return_by_gradient_step": by_step.mean(2)}).items():
-        stderr = samples.std(0) / num_trials**0.5
-        result |= {name: samples.mean(0).tolist(), name.removesuffix("_mean") + "_stderr": stderr.tolist()}
-    result["random_return_mean"] = 4 * episodes * torch.cat(random_returns).mean().item()
-    return result
+        batches = trial(policy, params, env, batch, 3, int(env_seed), args)
+        env.close()
+        returns.append(torch.stack([batch["return"] for batch in batches], dim=1))
+    return torch.cat(returns).double().cpu().numpy()
 
 
-def read_checkpoint(path, device="cpu", needs=("agent", "args")):
-    """A checkpoint's contents; UsageError for a file that is missing, damaged or another script's."""
+def read_checkpoint(path, device="cpu"):
+    """A checkpoint's contents; UsageError for a file that is missing, damaged or not ours."""
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved) and set(saved["args"]) <= set(asdict(Args())):
-            return saved
-        reason = f"is of {saved['algorithm']}, or of another version of it, and holds {', '.join(saved)}"
-    except Exception as error:
-        reason = f"cannot be read ({type(error).__name__})"
-    raise envs.UsageError(f"{path} {reason}: what is needed is the checkpoint.pt of a run of {ALGORITHM}.")
+        algorithm = saved["algorithm"]
+    except Exception as error:  # of any kind: what is wrong is the file
+        raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
+    if algorithm != ALGORITHM or set(saved["args"]) - set(vars(Args())):
+        raise UsageError(f"{path} is of {algorithm}, or of another version of {ALGORITHM}.")
+    return saved
 
 
 def load(checkpoint, device="cpu"):
-    """The policy, its parameters and the run's arguments, of a `checkpoint.pt` or `agent.pt`: to `rollout`, `adapt`."""
+    """Policy, parameters and arguments of a checkpoint.pt or agent.pt: to `rollout`, `adapt`."""
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
-    policy = Policy(env := envs.make(args.env_id, 1, **args.env_kwargs), args)
+    env = envs.make(args.env_id, 1, **args.env_kwargs)
+    policy = Policy(env, args)
     env.close()
     return policy, saved["agent"], args
 
 
-def train(args, signals=()):
-    """Trains until a number is in `signals` or to the end, evaluates, and returns what it writes to eval.json."""
-    envs.check_arguments(args)
-    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+def train(args):
+    """Trains, evaluates, and returns what it writes to eval.json (None in a helping process)."""
+    rank = int(os.environ.get("RANK", 0))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    check_arguments(args, world_size)
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and args.cuda:
+        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)
-    mine = envs.share(args.meta_batch_size)  # the tasks of this process: all, but with torchrun
-    main, num_episodes = mine.start == 0, args.meta_batch_size * args.episodes_per_task
-    env = envs.make(args.env_id, (mine.stop - mine.start) * args.episodes_per_task, **args.env_kwargs)
+    num_tasks = args.meta_batch_size // world_size  # of this process
+    env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
     params = policy.initial_params(device)
-    iteration, global_step, wall_seconds = 0, 0, 0.0
-    name = args.env_id.replace(":", "_").replace("/", "_")
-    run_dir = Path("runs") / f"{name}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    iteration = 0
+    global_step = 0
+    start_time = time.time()
+    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(start_time)}"
+    run_dir = Path("runs") / run_name.replace(":", "_")
     if args.resume:
-        saved, run_dir = read_checkpoint(args.resume, device, ("agent", "iteration")), Path(args.resume).parent
+        run_dir = Path(args.resume).parent
+        saved = read_checkpoint(args.resume, device)
         for name in ("env_id", "env_kwargs", "hidden_size", "action_scale"):
-            if saved["args"][name] != (value := getattr(args, name)):
-                raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
+            if getattr(args, name) != saved["args"][name]:
+                raise UsageError(
+                    f"{name} must stay {saved['args'][name]}, as {args.resume} has it."
+                )
+        if "iteration" not in saved:
+            raise UsageError(f"{args.resume} is an agent alone: resume a checkpoint.pt.")
         params = saved["agent"]
-        iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
-    start, first_step, last_save, writer = time.time() - wall_seconds, global_step, time.time(), None
+        iteration = saved["iteration"]
+        global_step = saved["global_step"]
+        start_time -= saved["wall_seconds"]
+        if iteration >= args.num_iterations and (run_dir / "eval.json").exists():
+            raise UsageError(f"{run_dir} is finished: to go on, raise --num-iterations.")
+    checkpoint_path = run_dir / "checkpoint.pt"
 
-    def checkpoint():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": params}
-        progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
-        files = [("checkpoint", network | progress), ("agent", network)]
-        for name, contents in files[: 1 + args.save_model]:
-            try:
-                torch.save(contents, run_dir / "tmp")
-                (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
-            except (OSError, RuntimeError) as error:
-                raise envs.UsageError(f"Cannot save {run_dir / name}.pt, the former one is whole: {error}") from None
+    if args.track and rank == 0:
+        import wandb
 
-    bar = tqdm(total=args.num_iterations, initial=iteration, unit="update", disable=not main)
-    while iteration < args.num_iterations and not envs.total(torch.tensor(len(signals))):
-        # All random numbers follow from seed and iteration: a run that was resumed goes on as if never stopped.
-        seeds = (np.random.SeedSequence([0, args.seed, iteration, i]).generate_state(3) for i in (0, mine.start))
-        (_, task_seed, _), (torch_seed, _, env_seed) = (numbers.tolist() for numbers in seeds)
-        torch.manual_seed(torch_seed)
+        wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            sync_tensorboard=True,
+            name=run_name,
+        )
+    writer = None
+    last_save = time.time()
+
+    def save_checkpoint():
+        contents = {
+            "algorithm": ALGORITHM,
+            "args": vars(args),
+            "agent": params,
+            "iteration": iteration,
+            "global_step": global_step,
+            "wall_seconds": time.time() - start_time,
+        }
+        temporary = run_dir / "checkpoint.tmp"
         try:
-            tasks = env.sample_tasks(args.meta_batch_size, np.random.default_rng(task_seed))[mine]
-            batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
-        except envs.UsageError as error:
-            raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
-        candidate, logs = update(policy, params, batches, args)
-        if wrong := {name: number for name, number in logs.items() if not np.isfinite(number)}:
-            main and checkpoint()
-            raise envs.UsageError(f"Not finite in iteration {iteration + 1}: {wrong}. Lower --inner-lr and --resume.")
-        steps = [int(envs.total(batch["valid"].sum())) for batch in batches]
-        params, iteration, global_step = candidate, iteration + 1, global_step + sum(steps)
-        returns = [envs.total(batch["return"].sum()).item() / num_episodes for batch in batches]
-        charts = {f"return_after_{i}_steps": mean for i, mean in enumerate(returns)}
-        bar.set_postfix_str("return after 0, 1, ... steps: " + ", ".join(f"{r:.2f}" for r in charts.values()))
-        charts |= {"action_std": params["log_std"].exp().mean().item()} if "log_std" in params else {}
-        charts["episode_length"] = steps[-1] / num_episodes
-        charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
-        if main and writer is None:
-            writer = SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
-            (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
-        for group, scalars in ("losses", logs), ("charts", charts):
-            for name, number in scalars.items():
-                main and writer.add_scalar(f"{group}/{name}", number, global_step)
-        bar.update(iteration - bar.n)
-        if main and time.time() - last_save > args.checkpoint_seconds:
-            last_save = checkpoint() or time.time()
-    main and checkpoint()
-    bar.close(), env.close(), writer and writer.close()
-    if not main:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            torch.save(contents, temporary)
+            temporary.replace(checkpoint_path)  # in one step: the former file or the new one
+        except (OSError, RuntimeError) as error:
+            raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
+
+    try:
+        while iteration < args.num_iterations:
+            # All random numbers follow from seed, iteration and rank: a run that was resumed goes
+            # on as if it had never stopped.
+            seeds = np.random.SeedSequence([0, args.seed, iteration, rank])
+            torch_seed, task_seed, env_seed = seeds.generate_state(3)
+            torch.manual_seed(torch_seed)
+            tasks = env.sample_tasks(num_tasks, task_seed)
+            batches = trial(policy, params, env, tasks, args.num_inner_steps, int(env_seed), args)
+            candidate, logs = update(policy, params, batches, args)
+            if not isfinite(sum(logs.values())):
+                raise UsageError(f"Not finite: {logs}. Lower --inner-lr.")
+            params = candidate
+            iteration += 1
+            steps = sum(batch["valid"].sum() for batch in batches)
+            global_step += round(average(steps).item() * world_size)
+            if rank > 0:  # one process writes
+                continue
+
+            if writer is None:  # only now: a run that fails at once leaves no folder
+                save_checkpoint()
+                (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
+                writer = SummaryWriter(run_dir, purge_step=global_step)
+            returns = [batch["return"].mean().item() for batch in batches]
+            for i, mean_return in enumerate(returns):
+                logs[f"charts/return_after_{i}_steps"] = mean_return
+            if "log_std" in params:
+                logs["charts/action_std"] = params["log_std"].exp().mean().item()
+            logs["charts/episode_length"] = batches[-1]["valid"].sum(2).double().mean().item()
+            logs["charts/SPS"] = global_step / (time.time() - start_time)
+            for name, number in logs.items():
+                writer.add_scalar(name, number, global_step)
+            writer.flush()
+            print(
+                f"{iteration} of {args.num_iterations} iterations, return after 0, 1, ... steps "
+                + ", ".join(f"{mean_return:.2f}" for mean_return in returns)
+            )
+            if time.time() - last_save > args.checkpoint_seconds:
+                last_save = time.time()
+                save_checkpoint()
+    except BaseException as error:
+        error.add_note(f"Stopped in iteration {iteration + 1}.")
+        if iteration > 0:
+            error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
+        raise
+    if rank > 0:
         return None
-    if signals or iteration < args.num_iterations:
-        print(f"Stopped at step {global_step}. To go on: python {ALGORITHM}.py --resume {run_dir / 'checkpoint.pt'}")
-        raise SystemExit(128 + sum(signals[:1]))
-    result = {"env_id": args.env_id, "env_kwargs": args.env_kwargs, "algorithm": ALGORITHM, "seed": args.seed}
-    result |= {"global_step": global_step, "wall_seconds": time.time() - start}
-    result |= evaluate(policy, params, args)
-    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    print(f"{global_step} steps in {result['wall_seconds']:.0f} s, see {run_dir}. In {args.eval_trials} new tasks:")
-    for i, mean in enumerate(result["return_by_gradient_step"]):
-        print(f"  after {i} gradient steps   {mean:9.2f} +- {result['return_by_gradient_step_stderr'][i]:.2f}")
-    args.capture_video and __import__("benchmark.pictures").pictures.draw(run_dir / "checkpoint.pt")
+    save_checkpoint()
+    tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
+    env.close()
+
+    wall_seconds = time.time() - start_time
+    returns = evaluate(  # [tasks, 4, episodes]
+        policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
+    )
+    by_step = returns.mean(2)  # [tasks, 4], before and after 1, 2, 3 gradient steps
+    by_episode = returns.reshape(len(tasks), -1)
+    totals = by_episode.sum(1)
+    root = len(tasks) ** 0.5  # a standard error is a standard deviation divided by it
+    scores = {
+        "return_mean": totals.mean(),
+        "return_stderr": totals.std(ddof=1) / root,
+        "return_by_episode": by_episode.mean(0).tolist(),
+        "return_by_episode_stderr": (by_episode.std(0, ddof=1) / root).tolist(),
+        "return_by_gradient_step": by_step.mean(0).tolist(),
+        "return_by_gradient_step_stderr": (by_step.std(0, ddof=1) / root).tolist(),
+    }
+    result = vars(args) | scores
+    result |= {
+        "algorithm": ALGORITHM,
+        "global_step": global_step,
+        "wall_seconds": wall_seconds,
+        "num_trials": len(tasks),
+        "episodes_per_trial": by_episode.shape[1],
+    }
+    temporary = run_dir / "eval.tmp"
+    temporary.write_text(json.dumps(result, indent=2))
+    temporary.replace(run_dir / "eval.json")
+    print(f"{global_step} steps in {wall_seconds:.0f} s, see {run_dir}. In {len(tasks)} new tasks:")
+    for i, mean in enumerate(scores["return_by_gradient_step"]):
+        stderr = scores["return_by_gradient_step_stderr"][i]
+        print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
+    print(f"To draw what it does: python benchmark/pictures.py {checkpoint_path}")
     return result
 
 
 if __name__ == "__main__":
-    envs.run(Args, train, read_checkpoint)
+    args = tyro.cli(Args)
+    if "LOCAL_RANK" in os.environ:  # one of several processes that torchrun started
+        dist.init_process_group()
+    try:
+        if args.resume:  # the run's own arguments, where the command line has no others
+            saved_args = read_checkpoint(args.resume)["args"]
+            env_kwargs = saved_args.pop("env_kwargs")
+            args = tyro.cli(Args, default=Args(**saved_args))
+            args.env_kwargs = args.env_kwargs or env_kwargs
+        train(args)
+    except (UsageError, ModuleNotFoundError, KeyboardInterrupt) as error:
+        # without a traceback, but with the notes on where it was and how to go on
+        sys.exit("".join(traceback.format_exception_only(error)))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+            time.sleep(1)  # gloo's threads let go of their tensors: at Python's end that is fatal

@@ -1,42 +1,57 @@
 """RL^2 with PPO: a recurrent network learns to learn.
 
-A *trial* is some episodes in one unknown task. Beside the observation the agent sees its own previous action, reward
-and end of episode, and it keeps its memory over all episodes. To earn the most over whole trials it has to find out
-which task it is in, and to use that: its hidden state becomes a learning algorithm, which PPO, a slow one, tunes.
+A *trial* is some episodes in one unknown task. Beside the observation the agent sees its own
+previous action, reward and end of episode, and it keeps its memory over all episodes of the trial.
+To earn the most over whole trials it has to find out which task it is in, and to use that. So its
+hidden state becomes a learning algorithm, which PPO, a slow one, tunes.
 
-    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]       input: zeros for a, r, d at the start of a trial        (section 2.2)
-    h_t = GRU(x_t, h_{t-1})                      memory: zeros at the start of a trial, and nowhere else (section 2.2)
-    a_t ~ pi(. | h_t),   V_t = V(h_t)            policy and value                                        (section 2.3)
-    J   = E_task E_trial [sum_t gamma^t r_t]     objective: t runs through the episodes of the trial     (section 2.2)
-    A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})        GAE, over the whole trial  (section 2.3)
-    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old         PPO, for the paper's TRPO  (section 2.3)
+    x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]     input: a, r, d are 0 at the start of a trial    (2.2)
+    h_t = GRU(x_t, h_{t-1})                    memory: 0 at the start of a trial, only there   (2.2)
+    a_t ~ pi(. | h_t),   V_t = V(h_t)          policy and value                                (2.3)
+    J   = E_task E_trial [sum_t gamma^t r_t]   objective: t runs through all episodes          (2.2)
+    A_t = delta_t + gamma lambda A_{t+1}       advantage: GAE, over the whole trial            (2.3)
+          delta_t = r_t + gamma V_{t+1} - V_t
+    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old      PPO, for the paper's TRPO
 
-Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779; Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
+The numbers are sections of Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779.
+PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
 
-    python rl2_ppo.py                                                     # 5-armed bandit, 10 pulls
-    python rl2_ppo.py --env-kwargs num_arms 50 --learn-from-regret        # 50 arms
+    python rl2_ppo.py                                                 # 5-armed bandit, 10 pulls
+    python rl2_ppo.py --env-kwargs num_arms 50 --learn-from-regret    # 50 arms
     python rl2_ppo.py --resume runs/.../checkpoint.pt --total-timesteps 40_000_000
 """
 
 import json
+import os
+import sys
 import time
-from dataclasses import asdict, dataclass, field
+import traceback
+from dataclasses import dataclass, field
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Literal
 
+# While they have nothing to do, torch's threads spin on the cores that environments need: not long.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn as nn
+import tyro
 from gymnasium.spaces import Box, Discrete, flatdim
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions import Categorical, Independent, Normal
+from torch.nn.functional import one_hot, pad
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 import envs
+from envs import UsageError
 
 ALGORITHM = "rl2_ppo"
-Distribution.set_default_validate_args(False)  # a check per call, and on a GPU a wait for it
-AMP = ("cuda", "cpu") if torch.backends.cpu.get_cpu_capability() == "AVX512" else ("cuda",)  # others: faster without
+# Distributions would check their arguments in every step: that takes time, and on a GPU a wait.
+Categorical.set_default_validate_args(False)
+# bfloat16 pays on GPUs, and on processors that have instructions for it.
+HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @dataclass
@@ -55,8 +70,6 @@ class Args:
     """the wandb's project name"""
     wandb_entity: str | None = None
     """the entity (team) of wandb's project"""
-    save_model: bool = False
-    """whether to save the trained network alone, for `load`, as `agent.pt` in the run folder"""
     resume: str | None = None
     """the checkpoint of a run to continue, with that run's arguments where none are given here"""
     env_id: str = "Bandit-v0"
@@ -73,6 +86,8 @@ class Args:
     """the recurrent cell: gru or lstm"""
     hidden_size: int = 64
     """the size of the recurrent memory"""
+    action_scale: float = 1.0
+    """the standard deviation of the first continuous actions, which range from -1 to 1"""
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True
@@ -100,11 +115,11 @@ class Args:
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False
-    """Toggles division of training rewards by the running deviation of the value function's targets"""
+    """Toggles division of training rewards by the running deviation of the value's targets"""
     amp: bool = False
-    """if toggled, the network computes in bfloat16 (heads and losses in float32), where the processor is made for it"""
+    """if toggled, the network computes in bfloat16, where the processor is made for it"""
     grow_trials: bool = False
-    """lever: the trial grows from 10 episodes to its full length, fewer trials making up for longer ones"""
+    """lever: trials grow from 10 episodes to their full length; at first there are more of them"""
     gamma_start: float | None = None
     """lever: the discount rises from here to gamma, geometrically in 1 / (1 - discount)"""
     ramp_fraction: float = 0.5
@@ -113,321 +128,574 @@ class Args:
     """lever: train on minus the regret the environment reports, in place of the reward"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
-    capture_video: bool = False
-    """if toggled, benchmark/pictures.py draws held-out trials into the run folder at the end (gif or png)"""
     eval_trials: int = 40_000
     """the number of held-out tasks to evaluate on, one trial each"""
     eval_seed: int = 0
     """the seed of the held-out tasks, which training never sees"""
 
 
+def check_arguments(args, world_size):
+    """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
+    for name in (
+        "total_timesteps",
+        "episodes_per_trial",
+        "num_envs",
+        "num_minibatches",
+        "update_epochs",
+        "hidden_size",
+        "action_scale",
+        "learning_rate",
+        "ramp_fraction",
+    ):
+        if getattr(args, name) <= 0:
+            raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
+    if max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1:
+        raise UsageError("gamma, gae_lambda and gamma_start must not exceed 1.")
+    if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0:
+        raise UsageError("eval_trials must be at least 2, seed and eval_seed at least 0.")
+    if args.num_minibatches * world_size > args.num_envs:
+        raise UsageError("num_envs must be at least num_minibatches times processes.")
+
+
+def average(x):
+    """The mean of a tensor over the processes of torchrun: itself, where there is only one."""
+    if not dist.is_initialized():
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x / dist.get_world_size()
+
+
+class RunningMeanStd(nn.Module):
+    """Mean and variance [size] of all rows so far; as buffers they are part of a checkpoint."""
+
+    def __init__(self, size):
+        super().__init__()
+        zeros = torch.zeros(size, dtype=torch.float64)
+        self.register_buffer("mean", zeros)
+        self.register_buffer("var", zeros + 1)
+        self.register_buffer("count", zeros + 1e-4)  # above 0, so that no variance ever is 0
+
+    def update(self, x):
+        """Takes in the rows x [B, size]: the moments of two groups together (Chan et al. 1979)."""
+        x = x.double()
+        batch_mean = average(x.mean(0))
+        batch_var = average(x.var(0, correction=0))
+        batch_count = average(torch.full_like(self.mean, len(x)))
+        self.count += batch_count
+        weight = batch_count / self.count
+        delta = batch_mean - self.mean
+        self.var = (1 - weight) * (self.var + weight * delta**2) + weight * batch_var
+        self.mean += weight * delta
+
+    def normalize(self, x):
+        """x [B, size] with mean 0 and deviation 1, at most 10 away from 0."""
+        return ((x - self.mean) / self.var.sqrt()).clamp(-10, 10)
+
+
 class Agent(nn.Module):
-    """One recurrent trunk, a policy and a value head (RL^2, section 2.3). Use it through `initial_state` and `act`."""
+    """A recurrent trunk, a policy and a value head (RL^2, section 2.3).
+
+    Use it through `initial_state` and `act`.
+    """
 
     def __init__(self, env, args):
         super().__init__()
         self.args = args
-        spaces = self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
-        self.obs_size, self.action_size = (int(flatdim(space)) for space in spaces)
-        # Running mean and variance, averaged over all batches they are called with: part of the state_dict.
-        self.obs_norm, self.return_norm = (nn.BatchNorm1d(n, affine=False, momentum=None) for n in (self.obs_size, 1))
-        hidden, trunk = args.hidden_size, {"gru": nn.GRU, "lstm": nn.LSTM}[args.cell]
-        seen, shape = self.obs_size, self.observation_space.shape
-        if len(shape) == 3:  # an image, its channels the shortest axis, the last of equals
-            layers = nn.Conv2d(min(shape), 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Flatten()
-            self.eye, seen = nn.Sequential(*layers), 32 * int(np.prod([(side + 3) // 4 for side in sorted(shape)[1:]]))
-        self.trunk = trunk(seen + self.action_size + 2, hidden)
+        self.amp = args.amp and HAS_BFLOAT16
+        self.observation_space = env.single_observation_space
+        self.action_space = env.single_action_space
+        self.obs_size = flatdim(self.observation_space)
+        self.action_size = flatdim(self.action_space)
+        self.obs_stats = RunningMeanStd(self.obs_size)
+        self.return_stats = RunningMeanStd(1)
+
+        features = self.obs_size
+        self.sees_images = len(self.observation_space.shape) == 3
+        if self.sees_images:
+            height, width, channels = self.observation_space.shape
+            self.convolutions = nn.Sequential(
+                nn.Conv2d(channels, 16, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Flatten(),
+            )
+            features = 32 * ceil(height / 4) * ceil(width / 4)  # each convolution halves both sides
+        input_size = features + self.action_size + 2
+
+        cell = nn.GRU if args.cell == "gru" else nn.LSTM
+        self.trunk = cell(input_size, args.hidden_size)
         nn.init.orthogonal_(self.trunk.weight_hh_l0)
-        self.trunk.bias_hh_l0.data[hidden : 2 * hidden] += 1  # the gate that keeps memory starts mostly open
-        self.policy, self.value = nn.Linear(hidden, self.action_size), nn.Linear(hidden, 1)
-        for layer, gain in ((self.policy, 0.01), (self.value, 1.0)):  # 0.01: the first policy is close to uniform
-            nn.init.orthogonal_(layer.weight, gain), nn.init.zeros_(layer.bias)
-        if isinstance(space := self.action_space, Box):  # the policy's unit: half the range of a bounded action
-            half = (space.high - space.low).astype(np.float32) / 2
-            self.register_buffer("unit", torch.tensor(np.where((half > 0) & (half < np.inf), half, np.float32(1))))
+        # The second gate of both cells is the one that keeps memory: let it start mostly open.
+        self.trunk.bias_hh_l0.data[args.hidden_size : 2 * args.hidden_size] += 1
+
+        self.policy = nn.Linear(args.hidden_size, self.action_size)
+        self.value = nn.Linear(args.hidden_size, 1)
+        nn.init.orthogonal_(self.policy.weight, 0.01)  # the first policy is close to uniform
+        nn.init.orthogonal_(self.value.weight)
+        for head in (self.policy, self.value):
+            nn.init.zeros_(head.bias)
+        if isinstance(self.action_space, Box):
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
 
     def initial_state(self, num_envs):
-        """The state in which `num_envs` trials side by side begin: (memory of zeros, first-step marks [N, 1])."""
-        zeros = self.policy.weight.new_zeros(1, num_envs, self.args.hidden_size)
-        memory = (zeros, zeros) if self.args.cell == "lstm" else zeros
-        return memory, torch.ones(num_envs, 1, dtype=torch.bool, device=zeros.device)
+        """The state in which trials side by side begin: None, a memory of zeros."""
+        return None
 
     def encode(self, obs, prev_action, prev_reward, prev_done, first):
-        """The input x_t [N, obs + action + 2]; `first` is true in the first step of a trial, which nothing precedes."""
+        """The input x_t [N, obs + action + 2]; with `first`, nothing came before."""
         if isinstance(self.observation_space, Discrete):
-            obs = obs[:, None] == torch.arange(self.obs_size, device=first.device)  # one-hot
+            obs = one_hot(obs.long(), self.obs_size)
         elif self.args.norm_obs:
-            obs, variance = obs.flatten(1), self.obs_norm.running_var
-            obs = ((obs - self.obs_norm.running_mean) / (variance + 1e-8).sqrt()).clamp(-10, 10)
+            obs = self.obs_stats.normalize(obs.flatten(1))
+        obs = obs.flatten(1)
+        if first:
+            return pad(obs, (0, self.action_size + 2)).float()  # zeros for a, r, d
         if isinstance(self.action_space, Discrete):
-            prev_action = prev_action[:, None] == torch.arange(self.action_size, device=first.device)
-        prev = torch.cat([prev_action.float(), prev_reward[:, None].float(), prev_done[:, None].float()], dim=1)
-        return torch.cat([obs.flatten(1).float(), torch.where(first, 0.0, prev)], dim=1)
+            prev_action = one_hot(prev_action.long(), self.action_size)
+        # x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]
+        x = [obs, prev_action, prev_reward[:, None], prev_done[:, None]]
+        return torch.cat(x, dim=1).float()
 
-    def forward(self, x, memory):
-        """x [T, N, input] and the memory before it, to (policy, value [T, N], memory after it), in one kernel call."""
-        with torch.autocast(on := "cuda" if x.is_cuda else "cpu", torch.bfloat16, enabled=self.args.amp and on in AMP):
-            if len(shape := self.observation_space.shape) == 3:
-                image, prev = x.flatten(0, 1).tensor_split([self.obs_size], dim=1)
-                image = image.unflatten(1, shape).movedim(3 - shape[::-1].index(min(shape)), 1)  # [T N, C, H, W]
-                x = torch.cat([self.eye(image), prev], dim=1).unflatten(0, x.shape[:2])
-            h, memory = self.trunk(x, memory)  # [T, N, hidden]
-        h = h.to(x.dtype)
-        out, value = self.policy(h), self.value(h).squeeze(-1)
+    def convolve(self, x):
+        """x [T, N, input], in which features of an image take the place of its pixels."""
+        if not self.sees_images:
+            return x
+        # [T N, height, width, channels]
+        images = x[..., : self.obs_size].reshape(-1, *self.observation_space.shape)
+        features = self.convolutions(images.movedim(3, 1)).reshape(*x.shape[:2], -1)
+        return torch.cat([features, x[..., self.obs_size :]], dim=2)
+
+    def forward(self, x):
+        """Whole trials x [T, N, input], from their first step on: the policy and values [T, N]."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
+            # h_t = GRU(x_t, h_{t-1}), for all t in one call, from a memory of zeros on
+            h, _ = self.trunk(self.convolve(x))  # [T, N, hidden]
+        return self.heads(h.to(x.dtype))
+
+    def step(self, x, memory):
+        """One step x [N, input]: the policy, values [N], and the memory that follows `memory`."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
+            h, memory = self.trunk(self.convolve(x[None]), memory)  # [1, N, hidden]
+        policy, value = self.heads(h[0].to(x.dtype))
+        return policy, value, memory
+
+    def heads(self, h):
+        """pi(. | h_t), a distribution over actions, and V(h_t), of features h [..., size]."""
+        out = self.policy(h)
+        value = self.value(h).squeeze(-1)
         if isinstance(self.action_space, Discrete):
-            return Categorical(logits=out), value, memory
-        return Independent(Normal(self.unit * out, self.unit * self.log_std.exp()), 1), value, memory
+            return Categorical(logits=out), value
+        scale = self.args.action_scale
+        return Independent(Normal(scale * out, scale * self.log_std.exp()), 1), value
 
     @torch.inference_mode()
     def act(self, obs, prev_action, prev_reward, prev_done, state):
-        """Actions for N trials: arrays or tensors with first axis N in, (action [N, ...], next state) out.
-        `state`: `initial_state(N)` when a trial begins (`prev_...` may be anything), else what the last call gave."""
-        memory, first = state
-        inputs = (torch.as_tensor(a, device=first.device) for a in (obs, prev_action, prev_reward, prev_done))
-        policy, _, memory = self(self.encode(*inputs, first)[None], memory)
-        return policy.sample()[0], (memory, torch.zeros_like(first))
+        """Actions for N trials: arrays or tensors with first axis N in, (action, next state) out.
+
+        `state` is `initial_state(N)` when a trial begins (the other inputs but `obs` do not count
+        then), and later what the last call returned.
+        """
+        inputs = [
+            torch.as_tensor(array, device=self.value.weight.device)
+            for array in (obs, prev_action, prev_reward, prev_done)
+        ]
+        x = self.encode(*inputs, state is None)
+        policy, _, state = self.step(x, state)
+        return policy.sample(), state
 
 
 @torch.inference_mode()
-def rollout(agent, env, tasks, episodes, seed, random=False):
-    """Runs a trial of `episodes` episodes in each of N tasks: tensors [T, N, ...], T <= episodes * env.horizon: network
-    inputs `x`, `obs`, `action`, `log_prob`, `value`, `reward`, `regret` (where there is one), `episode`, how many
-    were over before the step, `valid`, false after the trial's end. With `random` actions are uniformly random."""
+def rollout(agent, env, tasks, episodes, seed):
+    """A trial of `episodes` episodes in each of N tasks.
+
+    Returns a dict of tensors [T, N, ...], T <= episodes * env.horizon: network inputs `x`, `obs`,
+    `action`, `log_prob`, `value`, `reward`, `regret` (where the environment reports it), `episode`,
+    the number of those that are over, and `valid`, which is false after the trial's end.
+    """
     device = agent.value.weight.device
-    obs, _ = env.reset(seed=seed, options={"tasks": tasks})
-    env.action_space.seed(np.random.SeedSequence([3, seed]).generate_state(1).item())
-    action = torch.as_tensor(np.zeros_like(env.action_space.sample()), device=device)
-    reward, done = torch.zeros(2, env.num_envs, device=device)
-    episode = torch.zeros(env.num_envs, dtype=torch.long, device=device)
-    (memory, first), steps = agent.initial_state(env.num_envs), []
+    next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
+    action = None  # nothing precedes the first step of a trial
+    reward = None
+    done = None
+    episode = torch.zeros(env.num_envs, device=device).long()
+    memory = agent.initial_state(env.num_envs)
+    steps = []
     while (episode < episodes).any():
-        obs = torch.tensor(obs, device=device)
-        x = agent.encode(obs, action, reward, done, first)
-        policy, value, memory = agent(x[None], memory)  # not reset here: memory is kept when an episode ends
-        action = torch.as_tensor(env.action_space.sample(), device=device) if random else policy.sample()[0]
-        step = {"x": x, "obs": obs, "action": action, "log_prob": policy.log_prob(action[None])[0], "value": value[0]}
-        obs, reward, terminated, truncated, info = env.step(action.cpu().numpy())
-        reward = torch.tensor(reward, dtype=torch.float32, device=device)
+        obs = torch.tensor(next_obs, device=device)
+        x = agent.encode(obs, action, reward, done, memory is None)  # [N, input]
+        # An episode's end does not reset memory: it holds what the agent has learned of the task.
+        policy, value, memory = agent.step(x, memory)
+        action = policy.sample()
+        next_obs, reward, terminated, truncated, info = env.step(action.cpu().numpy())
+        reward = torch.tensor(reward, device=device).float()
         done = torch.as_tensor(terminated | truncated, device=device)
+        step = {
+            "x": x,
+            "obs": obs,
+            "action": action,
+            "log_prob": policy.log_prob(action),
+            "value": value,
+            "reward": reward,
+            "episode": episode,
+            "valid": episode < episodes,
+        }
         if "regret" in info:
-            step["regret"] = torch.tensor(info["regret"], dtype=torch.float32, device=device)
-        steps.append(step | {"reward": reward, "episode": episode, "valid": episode < episodes})
-        episode, first = episode + done, torch.zeros_like(first)
-    return {key: torch.stack([step[key] for step in steps]) for key in steps[0]}  # [T, N, ...]
+            step["regret"] = torch.tensor(info["regret"], device=device).float()
+        steps.append(step)
+        episode = episode + done
+    return {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+
+
+def sum_by_episode(data, name, episodes):
+    """The sum of `name`, reward or regret, in each episode of each trial: array [N, episodes]."""
+    x = (data[name] * data["valid"]).T  # [N, T]
+    episode = data["episode"].T.clamp(max=episodes - 1)  # after a trial's end x is 0
+    return x.new_zeros(len(x), episodes).scatter_add_(1, episode, x).double().cpu().numpy()
 
 
 def advantages_and_returns(data, gamma, gae_lambda):
     """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
-    An episode's end does not cut it (what is learnt in one pays in the next: RL^2, section 2.2), the trial's does."""
-    signal, value, valid = data["signal"], data["value"], data["valid"]
+
+    What is learned in one episode pays in the next ones (RL^2, section 2.2). So an episode's end
+    does not cut the sum of rewards, the trial's end does.
+    """
+    signal = data["signal"]
+    value = data["value"]
+    valid = data["valid"]
     advantage = torch.zeros_like(value)
-    next_value = last = torch.zeros_like(value[0])
+    next_value = torch.zeros_like(value[0])
+    lastgaelam = torch.zeros_like(value[0])
     for t in reversed(range(len(value))):
+        # A_t = delta_t + gamma lambda A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t
         delta = signal[t] + gamma * next_value - value[t]
-        last = (delta + gamma * gae_lambda * last) * valid[t]
-        advantage[t], next_value = last, value[t] * valid[t]
+        lastgaelam = (delta + gamma * gae_lambda * lastgaelam) * valid[t]
+        advantage[t] = lastgaelam
+        next_value = value[t] * valid[t]
     return advantage, advantage + value
 
 
 def ppo_loss(agent, batch, args, ent_coef):
-    """The loss of a minibatch of whole trials, a dict of [T, B, ...] tensors, and a dict of what is logged of it.
-    The network runs through each trial from its first step, as in the rollout: the ratios of the first update are 1."""
-    policy, value, _ = agent(batch["x"], agent.initial_state(batch["x"].shape[1])[0])
-    log_ratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
-    ratio, advantage = log_ratio.exp(), batch["advantage"]
-    weight = batch["valid"].to(value.dtype) / envs.total(batch["valid"].sum())  # [T, B]: sum(weight * ...) is a mean
+    """The loss of a minibatch of whole trials, a dict of [T, B, ...] tensors, and what is logged.
+
+    The network runs through each trial from its first step, as it did in the rollout: before the
+    first gradient step every ratio is 1.
+    """
+    policy, value = agent(batch["x"])
+    weight = batch["valid"].to(value) / batch["valid"].sum()  # [T, B]
+
+    def mean(x):  # over the steps of the trials, without those after their ends
+        return (weight * x).sum()
+
+    advantage = batch["advantage"]
     if args.norm_adv:
-        centered = advantage - envs.total((weight * advantage).sum())
-        advantage = centered / (envs.total((weight * centered**2).sum()).sqrt() + 1e-8)
+        advantage = advantage - mean(advantage)
+        advantage = advantage / (mean(advantage**2).sqrt() + 1e-8)
+
+    # L = E[min(rho A, clip(rho, 1-eps, 1+eps) A)],   rho = pi / pi_old
+    logratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
+    ratio = logratio.exp()
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-    policy_loss = -(weight * torch.min(advantage * ratio, advantage * clipped)).sum()
-    value_loss = 0.5 * (weight * (value - batch["returns"]) ** 2).sum()
-    entropy = (weight * policy.entropy()).sum()
+    policy_loss = -mean(torch.min(advantage * ratio, advantage * clipped))
+    value_loss = 0.5 * mean((value - batch["returns"]) ** 2)
+    entropy = mean(policy.entropy())
     loss = policy_loss + args.vf_coef * value_loss - ent_coef * entropy
-    logs = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-    logs |= {"old_approx_kl": (weight * -log_ratio).sum(), "approx_kl": (weight * (ratio - 1 - log_ratio)).sum()}
-    logs["clipfrac"] = (weight * ((ratio - 1).abs() > args.clip_coef)).sum()
-    return loss, dict(zip(logs, envs.total(torch.stack([*logs.values()]).detach()), strict=True))
+    logs = {
+        "losses/policy_loss": policy_loss,
+        "losses/value_loss": value_loss,
+        "losses/entropy": entropy,
+        # an estimate of KL(pi_old || pi): http://joschu.net/blog/kl-approx.html
+        "losses/approx_kl": mean(ratio - 1 - logratio),
+        "losses/clipfrac": mean((ratio - 1).abs() > args.clip_coef),
+    }
+    return loss, {name: number.detach() for name, number in logs.items()}
 
 
 def update(agent, optimizer, data, args, ent_coef):
-    """PPO on a batch of whole trials: several epochs of minibatches of trials. Returns the means of the logs."""
-    batch, history = {key: data[key] for key in ("x", "action", "log_prob", "valid", "advantage", "returns")}, []
+    """PPO on a batch of whole trials: epochs of minibatches. Returns the means of the logs."""
+    history = []
     for _ in range(args.update_epochs):
-        for trials in torch.randperm(data["x"].shape[1], device=data["x"].device).tensor_split(args.num_minibatches):
-            loss, logs = ppo_loss(agent, {key: tensor[:, trials] for key, tensor in batch.items()}, args, ent_coef)
+        order = torch.randperm(data["x"].shape[1], device=data["x"].device)
+        for trials in order.tensor_split(args.num_minibatches):
+            minibatch = {name: tensor[:, trials] for name, tensor in data.items()}  # [T, B, ...]
+            loss, logs = ppo_loss(agent, minibatch, args, ent_coef)
             optimizer.zero_grad()
             loss.backward()
-            gradients = [parameter.grad for parameter in agent.parameters()]  # each process has its share of the sums
-            nn.utils.vector_to_parameters(envs.total(nn.utils.parameters_to_vector(gradients)), gradients)
-            logs["gradient_norm"] = nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            # Each process has trials of its own: by the mean gradient all take the same step.
+            gradients = [parameter.grad for parameter in agent.parameters()]
+            mean = average(nn.utils.parameters_to_vector(gradients))
+            nn.utils.vector_to_parameters(mean, gradients)
+            logs["losses/gradient_norm"] = nn.utils.clip_grad_norm_(
+                agent.parameters(), args.max_grad_norm
+            )
             optimizer.step()
             history.append(logs)
-        if args.target_kl is not None and logs["approx_kl"] > args.target_kl:
+        if args.target_kl and average(logs["losses/approx_kl"]) > args.target_kl:
             break
     return {name: torch.stack([logs[name] for logs in history]).mean().item() for name in logs}
 
 
-def episode_returns(data, episodes):
-    """Undiscounted sum of rewards of each episode of each trial, [N, episodes]."""
-    reward, episode = (data["reward"] * data["valid"]).T, data["episode"].T.clamp(max=episodes - 1)
-    return reward.new_zeros(len(reward), episodes).scatter_add_(1, episode, reward)
+def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, return_regret=False):
+    """The return of each episode of one trial in each of the named tasks: [tasks, episodes].
 
-
-def evaluate(agent, env_id, env_kwargs, episodes_per_trial, num_trials, seed):
-    """One trial in each of `num_trials` held-out tasks, drawn from a random stream of their own: the dict of eval.json.
-    `return_mean_pseudo` is `return_mean` with less noise: on average a return is E[V*] per episode minus regrets."""
-    env, size, batches = envs.make(env_id, 1, **env_kwargs), min(4000, agent.args.num_envs), []
-    tasks = env.sample_tasks(num_trials, np.random.default_rng([1, seed]))
-    for i in range(0, num_trials, size):
-        chunk = tasks[i : i + size]
-        env.close()
-        env = envs.make(env_id, len(chunk), **env_kwargs)
-        torch_seed, env_seed = np.random.SeedSequence([2, seed, i]).generate_state(2).tolist()
+    Tasks are an array as the environment's `sample_tasks` gives it. With `return_regret` a pair is
+    returned: the returns, and the regrets, which are None where the environment reports none.
+    """
+    returns = []
+    regrets = []
+    batch_size = min(4000, agent.args.num_envs)
+    for start in range(0, len(tasks), batch_size):
+        batch = tasks[start : start + batch_size]
+        env = envs.make(env_id, len(batch), **env_kwargs)
+        seeds = np.random.SeedSequence([2, seed, start])
+        torch_seed, env_seed = seeds.generate_state(2)
         torch.manual_seed(torch_seed)
-        both = [rollout(agent, env, chunk, episodes_per_trial, env_seed, random) for random in (True, False)]
-        returns, data = [episode_returns(data, episodes_per_trial) for data in both], both[-1]
-        batches.append([*returns, (data.get("regret", data["valid"]) * data["valid"]).sum(0)])
-    env.close()
-    random, by_episode, regret = (torch.cat(parts).double() for parts in zip(*batches, strict=True))  # [trials, ...]
-    result = {"num_trials": num_trials, "episodes_per_trial": episodes_per_trial}
-    result["random_return_mean"] = random.sum(1).mean().item()
-    for name, samples in ("return_mean", by_episode.sum(1)), ("return_by_episode", by_episode):
-        stderr = samples.std(0) / num_trials**0.5
-        result |= {name: samples.mean(0).tolist(), name.removesuffix("_mean") + "_stderr": stderr.tolist()}
-    if "regret" in data and hasattr(env, "expected_optimum"):
-        optimum, optimum_stderr = (episodes_per_trial * number for number in env.expected_optimum())
-        result["return_mean_pseudo"] = optimum - regret.mean().item()
-        result["return_stderr_pseudo"] = (optimum_stderr**2 + regret.var().item() / num_trials) ** 0.5
-    return result
+        data = rollout(agent, env, batch, episodes_per_trial, env_seed)
+        env.close()
+        returns.append(sum_by_episode(data, "reward", episodes_per_trial))
+        if "regret" in data:
+            regrets.append(sum_by_episode(data, "regret", episodes_per_trial))
+    returns = np.concatenate(returns)
+    if not return_regret:
+        return returns
+    return returns, np.concatenate(regrets) if regrets else None
 
 
-def read_checkpoint(path, device="cpu", needs=("agent", "args")):
-    """A checkpoint's contents; UsageError for a file that is missing, damaged or another script's."""
+def read_checkpoint(path, device="cpu"):
+    """A checkpoint's contents; UsageError for a file that is missing, damaged or not ours."""
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        if saved["algorithm"] == ALGORITHM and set(needs) <= set(saved) and set(saved["args"]) <= set(asdict(Args())):
-            return saved
-        reason = f"is of {saved['algorithm']}, or of another version of it, and holds {', '.join(saved)}"
-    except Exception as error:
-        reason = f"cannot be read ({type(error).__name__})"
-    raise envs.UsageError(f"{path} {reason}: what is needed is the checkpoint.pt of a run of {ALGORITHM}.")
+        algorithm = saved["algorithm"]
+    except Exception as error:  # of any kind: what is wrong is the file
+        raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
+    if algorithm != ALGORITHM or set(saved["args"]) - set(vars(Args())):
+        raise UsageError(f"{path} is of {algorithm}, or of another version of {ALGORITHM}.")
+    return saved
 
 
 def load(checkpoint, device="cpu"):
-    """The trained agent of a `checkpoint.pt` or `agent.pt`, ready to `act`; `agent.args` are the run's arguments."""
+    """The agent of a checkpoint.pt or agent.pt, ready to `act`; `agent.args` are its run's."""
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
-    agent = Agent(env := envs.make(args.env_id, 1, **args.env_kwargs), args).to(device)
-    agent.load_state_dict(saved["agent"]), env.close()
+    env = envs.make(args.env_id, 1, **args.env_kwargs)
+    agent = Agent(env, args).to(device)
+    agent.load_state_dict(saved["agent"])
+    env.close()
     return agent
 
 
-def schedule(args, progress):
-    """Learning rate, entropy coefficient, discount, episodes per trial and number of trials at `progress` in [0, 1)."""
-    ramp, annealing = min(1.0, progress / args.ramp_fraction), 1 - progress if args.anneal_lr else 1.0
-    gamma, full = args.gamma, args.episodes_per_trial
-    if args.gamma_start is not None:  # geometric in 1 / (1 - gamma), the number of steps that the agent looks ahead
+def schedule(args, global_step):
+    """What changes with the progress of training.
+
+    Learning rate, entropy coefficient, discount, episodes per trial and number of trials.
+    """
+    progress = global_step / args.total_timesteps  # from 0 to 1
+    annealing = 1 - progress if args.anneal_lr else 1.0
+    ramp = min(1.0, progress / args.ramp_fraction)
+    gamma = args.gamma
+    if args.gamma_start is not None:
+        # geometric in 1 / (1 - gamma), which is the number of steps that the agent looks ahead
         gamma = 1 - (1 - args.gamma_start) ** (1 - ramp) * (1 - args.gamma) ** ramp
-    episodes = round(10 * (full / 10) ** ramp) if args.grow_trials and full > 10 else full
-    num_envs = args.num_envs * full // episodes  # a batch keeps its steps
+    episodes = args.episodes_per_trial
+    if args.grow_trials and episodes > 10:
+        episodes = round(10 * (episodes / 10) ** ramp)
+    num_envs = args.num_envs * args.episodes_per_trial // episodes  # a batch keeps its steps
     return args.learning_rate * annealing, args.ent_coef * annealing, gamma, episodes, num_envs
 
 
-def train(args, signals=()):
-    """Trains until a number is in `signals` or to the end, evaluates, and returns what it writes to eval.json."""
-    envs.check_arguments(args)
-    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+def train(args):
+    """Trains, evaluates, and returns what it writes to eval.json (None in a helping process)."""
+    rank = int(os.environ.get("RANK", 0))
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    check_arguments(args, world_size)
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and args.cuda:
+        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)
-    env, main = envs.make(args.env_id, 1, **args.env_kwargs), envs.share(args.num_envs).start == 0  # one process writes
+    env = envs.make(args.env_id, 1, **args.env_kwargs)
     agent = Agent(env, args).to(device)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
-    iteration, global_step, wall_seconds = 0, 0, 0.0
-    name = args.env_id.replace(":", "_").replace("/", "_")
-    run_dir = Path("runs") / f"{name}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)
+    iteration = 0
+    global_step = 0
+    start_time = time.time()
+    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(start_time)}"
+    run_dir = Path("runs") / run_name.replace(":", "_")
     if args.resume:
-        saved, run_dir = read_checkpoint(args.resume, device, ("agent", "iteration")), Path(args.resume).parent
+        run_dir = Path(args.resume).parent
+        saved = read_checkpoint(args.resume, device)
         for name in ("env_id", "env_kwargs", "cell", "hidden_size", "norm_obs"):
-            if saved["args"][name] != (value := getattr(args, name)):
-                raise envs.UsageError(f"{args.resume} was trained with {name} {saved['args'][name]!r}, not {value!r}.")
-        agent.load_state_dict(saved["agent"]), optimizer.load_state_dict(saved["optimizer"])
-        iteration, global_step, wall_seconds = saved["iteration"], saved["global_step"], saved["wall_seconds"]
-    start, first_step, last_save, writer = time.time() - wall_seconds, global_step, time.time(), None
+            if getattr(args, name) != saved["args"][name]:
+                raise UsageError(
+                    f"{name} must stay {saved['args'][name]}, as {args.resume} has it."
+                )
+        if "optimizer" not in saved:
+            raise UsageError(f"{args.resume} is an agent alone: resume a checkpoint.pt.")
+        agent.load_state_dict(saved["agent"])
+        optimizer.load_state_dict(saved["optimizer"])
+        iteration = saved["iteration"]
+        global_step = saved["global_step"]
+        start_time -= saved["wall_seconds"]
+        if global_step >= args.total_timesteps and (run_dir / "eval.json").exists():
+            raise UsageError(f"{run_dir} is finished: to go on, raise --total-timesteps.")
+    checkpoint_path = run_dir / "checkpoint.pt"
 
-    def checkpoint():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        network = {"algorithm": ALGORITHM, "args": asdict(args), "agent": agent.state_dict()}
-        progress = {"iteration": iteration, "global_step": global_step, "wall_seconds": time.time() - start}
-        files = [("checkpoint", network | progress | {"optimizer": optimizer.state_dict()}), ("agent", network)]
-        for name, contents in files[: 1 + args.save_model]:
-            try:
-                torch.save(contents, run_dir / "tmp")
-                (run_dir / "tmp").replace(run_dir / f"{name}.pt")  # in one step: the former file or the new one
-            except (OSError, RuntimeError) as error:
-                raise envs.UsageError(f"Cannot save {run_dir / name}.pt, the former one is whole: {error}") from None
+    if args.track and rank == 0:
+        import wandb
 
-    bar = tqdm(total=args.total_timesteps, initial=global_step, unit="step", unit_scale=True, disable=not main)
-    while global_step < args.total_timesteps and not envs.total(torch.tensor(len(signals))):
-        learning_rate, ent_coef, gamma, episodes, num_envs = schedule(args, global_step / args.total_timesteps)
-        optimizer.param_groups[0]["lr"] = learning_rate
-        mine = envs.share(num_envs)  # the trials of this process: all, but with torchrun
-        if env.num_envs != mine.stop - mine.start:
-            env.close()
-            env = envs.make(args.env_id, mine.stop - mine.start, **args.env_kwargs)
-        # All random numbers follow from seed and iteration: a run that was resumed goes on as if never stopped.
-        seeds = (np.random.SeedSequence([0, args.seed, iteration, i]).generate_state(3) for i in (0, mine.start))
-        (_, task_seed, _), (torch_seed, _, env_seed) = (numbers.tolist() for numbers in seeds)
-        torch.manual_seed(torch_seed)
+        wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            sync_tensorboard=True,
+            name=run_name,
+        )
+    writer = None
+    last_save = time.time()
+
+    def save_checkpoint():
+        contents = {
+            "algorithm": ALGORITHM,
+            "args": vars(args),
+            "agent": agent.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "iteration": iteration,
+            "global_step": global_step,
+            "wall_seconds": time.time() - start_time,
+        }
+        temporary = run_dir / "checkpoint.tmp"
         try:
-            tasks = env.sample_tasks(num_envs, np.random.default_rng(task_seed))[mine]
+            run_dir.mkdir(parents=True, exist_ok=True)
+            torch.save(contents, temporary)
+            temporary.replace(checkpoint_path)  # in one step: the former file or the new one
+        except (OSError, RuntimeError) as error:
+            raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
+
+    try:
+        while global_step < args.total_timesteps:
+            learning_rate, ent_coef, gamma, episodes, num_envs = schedule(args, global_step)
+            optimizer.param_groups[0]["lr"] = learning_rate
+            num_trials = num_envs // world_size  # of this process
+            if env.num_envs != num_trials:
+                env.close()
+                env = envs.make(args.env_id, num_trials, **args.env_kwargs)
+
+            # All random numbers follow from seed, iteration and rank: a run that was resumed goes
+            # on as if it had never stopped.
+            seeds = np.random.SeedSequence([0, args.seed, iteration, rank])
+            torch_seed, task_seed, env_seed = seeds.generate_state(3)
+            torch.manual_seed(torch_seed)
+            tasks = env.sample_tasks(num_trials, task_seed)
             data = rollout(agent, env, tasks, episodes, env_seed)
-        except envs.UsageError as error:
-            raise envs.UsageError(f"Iteration {iteration + 1}: {error}") from error
-        if args.learn_from_regret and "regret" not in data:
-            raise envs.UsageError(f"{args.env_id} does not report regret: train it without --learn-from-regret.")
-        scale = (agent.return_norm.running_var + 1e-8).sqrt() if args.norm_reward else 1.0
-        data["signal"] = (-data["regret"] if args.learn_from_regret else data["reward"]) / scale
-        data["advantage"], data["returns"] = advantages_and_returns(data, gamma, args.gae_lambda)
-        logs = update(agent, optimizer, data, args, ent_coef)
-        iteration, global_step, valid = iteration + 1, global_step + int(envs.total(data["valid"].sum())), data["valid"]
-        if wrong := {name: number for name, number in logs.items() if not np.isfinite(number)}:
-            raise envs.UsageError(f"Not finite in iteration {iteration}: {wrong}. Lower --learning-rate and --resume.")
-        if args.norm_obs and isinstance(agent.observation_space, Box):  # after the update, which sees the old moments
-            agent.obs_norm(envs.gathered(data["obs"][valid].flatten(1).float()))
-        if args.norm_reward:
-            agent.return_norm(envs.gathered((data["returns"] * scale)[valid][:, None]))
-        unexplained = (data["returns"] - data["value"])[valid].var() / data["returns"][valid].var()
-        returns = (envs.total(episode_returns(data, episodes).sum(0)) / num_envs).tolist()
-        charts = {f"return_episode_{i}": number for i, number in enumerate(returns, 1)} | {"trial_return": sum(returns)}
-        charts |= {"learning_rate": learning_rate, "gamma": gamma, "episodes_per_trial": episodes}
-        charts["SPS"] = (global_step - first_step) / (time.time() - start - wall_seconds)
-        if main and writer is None:
-            writer = SummaryWriter(run_dir, purge_step=first_step + 1, flush_secs=10)  # makes the folder
-            (run_dir / "args.json").write_text(json.dumps(asdict(args), indent=2))
-        for group, scalars in ("losses", logs | {"explained_variance": 1 - unexplained.item()}), ("charts", charts):
-            for name, number in scalars.items():
-                main and writer.add_scalar(f"{group}/{name}", number, global_step)
-        bar.set_postfix_str(f"return {sum(returns):.3f} over {episodes} episodes"), bar.update(global_step - bar.n)
-        if main and time.time() - last_save > args.checkpoint_seconds:
-            last_save = checkpoint() or time.time()
-    main and checkpoint()
-    bar.close(), env.close(), writer and writer.close()
-    if not main:
+            valid = data["valid"]  # [T, N]
+
+            signal = data["reward"]
+            if args.learn_from_regret:
+                if "regret" not in data:
+                    raise UsageError(f"{args.env_id} reports no regret to learn from.")
+                signal = -data["regret"]
+            return_std = agent.return_stats.var.sqrt() if args.norm_reward else 1.0
+            data["signal"] = signal / return_std
+            advantage, returns = advantages_and_returns(data, gamma, args.gae_lambda)
+            data["advantage"] = advantage
+            data["returns"] = returns
+            logs = update(agent, optimizer, data, args, ent_coef)
+            if not isfinite(sum(logs.values())):
+                raise UsageError(f"Not finite: {logs}. Lower --learning-rate.")
+            # The moments change after the update, which has to see those of the rollout.
+            if args.norm_obs and isinstance(agent.observation_space, Box):
+                agent.obs_stats.update(data["obs"][valid].flatten(1))
+            if args.norm_reward:
+                agent.return_stats.update((returns * return_std)[valid][:, None])
+            iteration += 1
+            global_step += round(average(valid.sum()).item() * world_size)
+            if rank > 0:  # one process writes
+                continue
+
+            if writer is None:  # only now: a run that fails at once leaves no folder
+                save_checkpoint()
+                (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
+                writer = SummaryWriter(run_dir, purge_step=global_step)
+            unexplained = (returns - data["value"])[valid].var() / returns[valid].var()
+            logs["losses/explained_variance"] = 1 - unexplained.item()
+            episode_returns = sum_by_episode(data, "reward", episodes).mean(0).tolist()
+            for i, episode_return in enumerate(episode_returns, 1):
+                logs[f"charts/return_episode_{i}"] = episode_return
+            logs |= {
+                "charts/trial_return": sum(episode_returns),
+                "charts/learning_rate": learning_rate,
+                "charts/gamma": gamma,
+                "charts/episodes_per_trial": episodes,
+                "charts/SPS": global_step / (time.time() - start_time),
+            }
+            for name, number in logs.items():
+                writer.add_scalar(name, number, global_step)
+            writer.flush()
+            print(
+                f"{global_step} of {args.total_timesteps} steps, return of {episodes} episodes "
+                f"{sum(episode_returns):.3f}"
+            )
+            if time.time() - last_save > args.checkpoint_seconds:
+                last_save = time.time()
+                save_checkpoint()
+    except BaseException as error:
+        error.add_note(f"Stopped in iteration {iteration + 1}.")
+        if iteration > 0:
+            error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
+        raise
+    if rank > 0:
         return None
-    if signals or global_step < args.total_timesteps:
-        print(f"Stopped at step {global_step}. To go on: python {ALGORITHM}.py --resume {run_dir / 'checkpoint.pt'}")
-        raise SystemExit(128 + sum(signals[:1]))
-    result = {"env_id": args.env_id, "env_kwargs": args.env_kwargs, "algorithm": ALGORITHM, "seed": args.seed}
-    result |= {"global_step": global_step, "wall_seconds": time.time() - start}
-    result |= evaluate(agent, args.env_id, args.env_kwargs, args.episodes_per_trial, args.eval_trials, args.eval_seed)
-    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    print(f"{global_step} steps in {result['wall_seconds']:.0f} s, see {run_dir}. In {args.eval_trials} new tasks:")
-    print("\n".join(f"  {name:25}{np.round(mean, 3).tolist()}" for name, mean in result.items() if "return" in name))
-    args.capture_video and __import__("benchmark.pictures").pictures.draw(run_dir / "checkpoint.pt")
+    save_checkpoint()
+    tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
+    env.close()
+
+    wall_seconds = time.time() - start_time
+    returns, regrets = evaluate(
+        agent, args.env_id, args.env_kwargs, tasks, args.episodes_per_trial, args.eval_seed, True
+    )
+    totals = returns.sum(1)  # of each trial
+    root = len(tasks) ** 0.5  # a standard error is a standard deviation divided by it
+    scores = {
+        "return_mean": totals.mean(),
+        "return_stderr": totals.std(ddof=1) / root,
+        "return_by_episode": returns.mean(0).tolist(),
+        "return_by_episode_stderr": (returns.std(0, ddof=1) / root).tolist(),
+    }
+    if regrets is not None:
+        scores["regret_mean"] = regrets.sum(1).mean()
+        scores["regret_stderr"] = regrets.sum(1).std(ddof=1) / root
+    result = vars(args) | scores
+    result |= {
+        "algorithm": ALGORITHM,
+        "global_step": global_step,
+        "wall_seconds": wall_seconds,
+        "num_trials": len(tasks),
+    }
+    temporary = run_dir / "eval.tmp"
+    temporary.write_text(json.dumps(result, indent=2))
+    temporary.replace(run_dir / "eval.json")
+    print(f"{global_step} steps in {wall_seconds:.0f} s, see {run_dir}. In {len(tasks)} new tasks:")
+    for name, number in scores.items():
+        print(f"  {name:25}{np.round(number, 3).tolist()}")
+    print(f"To draw what it does: python benchmark/pictures.py {checkpoint_path}")
     return result
 
 
 if __name__ == "__main__":
-    envs.run(Args, train, read_checkpoint)
+    args = tyro.cli(Args)
+    if "LOCAL_RANK" in os.environ:  # one of several processes that torchrun started
+        dist.init_process_group()
+    try:
+        if args.resume:  # the run's own arguments, where the command line has no others
+            saved_args = read_checkpoint(args.resume)["args"]
+            env_kwargs = saved_args.pop("env_kwargs")
+            args = tyro.cli(Args, default=Args(**saved_args))
+            args.env_kwargs = args.env_kwargs or env_kwargs
+        train(args)
+    except (UsageError, ModuleNotFoundError, KeyboardInterrupt) as error:
+        # without a traceback, but with the notes on where it was and how to go on
+        sys.exit("".join(traceback.format_exception_only(error)))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+            time.sleep(1)  # gloo's threads let go of their tensors: at Python's end that is fatal
