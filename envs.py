@@ -72,7 +72,8 @@ class TaskVectorEnv(VectorEnv):
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)  # taken in the current episode, [N]
         dtype = np.result_type(self._base_space.dtype, np.int64)
-        self._state = np.zeros((num_envs, *self._base_space.shape), dtype)
+        shape = self._base_space.shape or ()
+        self._state = np.zeros((num_envs, *shape), dtype)
 
     def sample_tasks(self, num_tasks, rng=None):
         """Tasks, first axis the task, by the numpy Generator `rng` or the environment's own."""
@@ -472,21 +473,23 @@ class PolicyEnv(VectorWrapper):
 
     Continuous actions are in [-1, 1] along each axis: they are mapped onto the environment's own
     range and clipped there. (An axis without two bounds stays as it is.) What goes in and what
-    comes out is checked: UsageError names the sub-environment and its task.
+    comes out is checked: UsageError for a wrong shape, and for a number that is not finite, with
+    its sub-environment and task.
     """
 
     def __init__(self, env):
         super().__init__(env)
         space = env.single_action_space
         if isinstance(space, Box):
-            bounded = np.isfinite(space.low) & np.isfinite(space.high)  # [axes]
-            low = np.where(bounded, space.low, -1)
-            high = np.where(bounded, space.high, 1)
+            with np.errstate(over="ignore"):
+                bounded = np.isfinite(space.high - space.low)  # [axes]
+            low = np.where(bounded, space.low, -1.0)
+            high = np.where(bounded, space.high, 1.0)
             self._centre = (low + high) / 2
             self._half_range = (high - low) / 2
-            low = np.where(bounded, -1, space.low)
-            high = np.where(bounded, 1, space.high)
-            self.single_action_space = Box(low, high, dtype=np.float32)
+            low = np.where(bounded, -1.0, space.low)
+            high = np.where(bounded, 1.0, space.high)
+            self.single_action_space = Box(low, high, dtype=low.dtype)
             self.action_space = batch_space(self.single_action_space, env.num_envs)
 
     def __getattr__(self, name):

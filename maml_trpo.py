@@ -26,12 +26,12 @@ import json
 import os
 import sys
 import time
-import traceback
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
-# While they have nothing to do, torch's threads spin on the cores that environments need: not long.
+# torch's threads wait for work in a loop, on cores that the environments need. This many rounds are
+# few enough (libgomp's count); it is read when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -48,7 +48,7 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-# Distributions would check their arguments in every step: that takes time, and on a GPU a wait.
+# All distributions would check their arguments in every step: on a GPU the CPU waits for that.
 Categorical.set_default_validate_args(False)
 
 
@@ -77,7 +77,7 @@ class Args:
     num_iterations: int = 300
     """the number of meta-updates"""
     meta_batch_size: int = 20
-    """the number of tasks in a meta-update"""
+    """the number of tasks in a meta-update, of all processes"""
     episodes_per_task: int = 20
     """episodes in each task, before adaptation and again after each adaptation step"""
     num_inner_steps: int = 1
@@ -89,7 +89,7 @@ class Args:
     hidden_size: int = 100
     """the size of the policy's two hidden layers"""
     action_scale: float = 1.0
-    """the standard deviation of the first continuous actions, which range from -1 to 1"""
+    """the first standard deviation of continuous actions, which range from -1 to 1"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
@@ -115,7 +115,6 @@ class Args:
 def check_arguments(args, world_size):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
     for name in (
-        "num_iterations",
         "episodes_per_task",
         "inner_lr",
         "hidden_size",
@@ -131,12 +130,14 @@ def check_arguments(args, world_size):
         raise UsageError("gamma, gae_lambda and fisher_fraction must not exceed 1.")
     if args.eval_trials < 2 or min(args.seed, args.eval_seed, args.num_inner_steps) < 0:
         raise UsageError("eval_trials must be at least 2, seeds and num_inner_steps at least 0.")
+    if "num_envs" in args.env_kwargs:
+        raise UsageError("env_kwargs must not hold num_envs: say --meta-batch-size.")
     if args.meta_batch_size < world_size:
         raise UsageError(f"meta_batch_size must be at least {world_size}, one task per process.")
 
 
 def average(x):
-    """The mean of a tensor over the processes of torchrun: itself, where there is only one."""
+    """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
     if not dist.is_initialized():
         return x
     x = x.clone()
@@ -393,7 +394,8 @@ def update(policy, params, batches, args):
     num_tasks = len(batches[0]["obs"])
     surrogates = []
     old_outputs = []
-    # Ten tasks at a time: the graph of all of them would not fit into the processor's cache.
+    # Ten tasks at a time: the graph through the adaptation of all of them would not fit into the
+    # processor's cache.
     for i in range(0, num_tasks, 10):
         chunk = [{name: x[i : i + 10] for name, x in batch.items()} for batch in batches]
         outputs = adapted_outputs(policy, unflatten(theta, params), chunk, args)
@@ -432,7 +434,7 @@ def update(policy, params, batches, args):
 
 
 def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
-    """The returns of episodes in each of the named tasks: an array [tasks, 4, num_episodes].
+    """The returns of episodes in each of the given tasks: an array [tasks, 4, num_episodes].
 
     The second axis is the number of gradient steps before the episodes, 0 to 3. Tasks are an array
     as the environment's `sample_tasks` gives it.
@@ -475,7 +477,7 @@ def load(checkpoint, device="cpu"):
 
 
 def train(args):
-    """Trains, evaluates, and returns what it writes to eval.json (None in a helping process)."""
+    """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     check_arguments(args, world_size)
@@ -483,7 +485,7 @@ def train(args):
     if torch.cuda.is_available() and args.cuda:
         device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     torch.backends.cudnn.deterministic = args.torch_deterministic
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
@@ -507,9 +509,10 @@ def train(args):
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
-        if iteration >= args.num_iterations and (run_dir / "eval.json").exists():
-            raise UsageError(f"{run_dir} is finished: to go on, raise --num-iterations.")
     checkpoint_path = run_dir / "checkpoint.pt"
+    eval_path = run_dir / "eval.json"
+    if iteration >= args.num_iterations and eval_path.exists():
+        raise UsageError(f"{run_dir} is finished: to go on, raise --num-iterations.")
 
     if args.track and rank == 0:
         import wandb
@@ -536,14 +539,14 @@ def train(args):
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             torch.save(contents, temporary)
-            temporary.replace(checkpoint_path)  # in one step: the former file or the new one
+            temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
         except (OSError, RuntimeError) as error:
             raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
 
     try:
         while iteration < args.num_iterations:
             # All random numbers follow from seed, iteration and rank: a run that was resumed goes
-            # on as if it had never stopped.
+            # on as if it had never stopped. (0 is training, 1 held-out tasks, 2 evaluation.)
             seeds = np.random.SeedSequence([0, args.seed, iteration, rank])
             torch_seed, task_seed, env_seed = seeds.generate_state(3)
             torch.manual_seed(torch_seed)
@@ -561,7 +564,9 @@ def train(args):
 
             if writer is None:  # only now: a run that fails at once leaves no folder
                 save_checkpoint()
+                eval_path.unlink(True)  # that of a shorter run, if there is one
                 (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
+                # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]
             for i, mean_return in enumerate(returns):
@@ -582,7 +587,7 @@ def train(args):
                 save_checkpoint()
     except BaseException as error:
         error.add_note(f"Stopped in iteration {iteration + 1}.")
-        if iteration > 0:
+        if writer:  # then there is a checkpoint
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
         raise
     if rank > 0:
@@ -592,13 +597,14 @@ def train(args):
     env.close()
 
     wall_seconds = time.time() - start_time
+    print(f"{global_step} steps in {wall_seconds:.0f} s, see {run_dir}. In {len(tasks)} new tasks:")
     returns = evaluate(  # [tasks, 4, episodes]
         policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
     )
     by_step = returns.mean(2)  # [tasks, 4], before and after 1, 2, 3 gradient steps
-    by_episode = returns.reshape(len(tasks), -1)
+    by_episode = returns.reshape(args.eval_trials, -1)
     totals = by_episode.sum(1)
-    root = len(tasks) ** 0.5  # a standard error is a standard deviation divided by it
+    root = args.eval_trials**0.5  # standard error = standard deviation / root
     scores = {
         "return_mean": totals.mean(),
         "return_stderr": totals.std(ddof=1) / root,
@@ -612,13 +618,12 @@ def train(args):
         "algorithm": ALGORITHM,
         "global_step": global_step,
         "wall_seconds": wall_seconds,
-        "num_trials": len(tasks),
+        "num_trials": args.eval_trials,
         "episodes_per_trial": by_episode.shape[1],
     }
     temporary = run_dir / "eval.tmp"
     temporary.write_text(json.dumps(result, indent=2))
-    temporary.replace(run_dir / "eval.json")
-    print(f"{global_step} steps in {wall_seconds:.0f} s, see {run_dir}. In {len(tasks)} new tasks:")
+    temporary.replace(eval_path)
     for i, mean in enumerate(scores["return_by_gradient_step"]):
         stderr = scores["return_by_gradient_step_stderr"][i]
         print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
@@ -628,19 +633,20 @@ def train(args):
 
 if __name__ == "__main__":
     args = tyro.cli(Args)
-    if "LOCAL_RANK" in os.environ:  # one of several processes that torchrun started
+    if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
+            # (To tyro a dict with entries is flags of its own: so this one goes around it.)
             env_kwargs = saved_args.pop("env_kwargs")
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs
         train(args)
     except (UsageError, ModuleNotFoundError, KeyboardInterrupt) as error:
-        # without a traceback, but with the notes on where it was and how to go on
-        sys.exit("".join(traceback.format_exception_only(error)))
+        # no traceback, but the notes: where it was, how to go on
+        sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-            time.sleep(1)  # gloo's threads let go of their tensors: at Python's end that is fatal
+            time.sleep(1)  # until gloo's threads are done: else Python may crash at its end

@@ -29,12 +29,12 @@ import json
 import os
 import sys
 import time
-import traceback
 from dataclasses import dataclass, field
 from math import ceil, isfinite, log2
 from pathlib import Path
 
-# While they have nothing to do, torch's threads spin on the cores that environments need: not long.
+# torch's threads wait for work in a loop, on cores that the environments need. This many rounds are
+# few enough (libgomp's count); it is read when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -51,9 +51,10 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "snail_ppo"
-# Distributions would check their arguments in every step: that takes time, and on a GPU a wait.
+# All distributions would check their arguments in every step: on a GPU the CPU waits for that.
 Categorical.set_default_validate_args(False)
-# bfloat16 pays on GPUs, and on processors that have instructions for it.
+# bfloat16 pays on GPUs, and on processors that have instructions for it. (Where there is a GPU,
+# --amp --no-cuda computes in bfloat16, too, whether that pays or not.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -84,13 +85,13 @@ class Args:
     total_timesteps: int = 6_000_000
     """total timesteps of the experiment"""
     num_envs: int = 4000
-    """the number of parallel environments: one trial each makes a batch"""
+    """the number of parallel environments, of all processes: one trial each makes a batch"""
     tc_blocks: int = 2
     """the number of TC blocks: each has as many dense blocks as it takes to see a whole trial"""
     sizes: tuple[int, int, int, int] = (32, 32, 32, 32)
     """the sizes of the embedding, a dense block's features, and attention's keys and values"""
     action_scale: float = 1.0
-    """the standard deviation of the first continuous actions, which range from -1 to 1"""
+    """the first standard deviation of continuous actions, which range from -1 to 1"""
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True
@@ -118,17 +119,17 @@ class Args:
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False
-    """Toggles division of training rewards by the running deviation of the value's targets"""
+    """Toggles division of the rewards that are learned from, by their returns' running deviation"""
     amp: bool = False
     """if toggled, the network computes in bfloat16, where the processor is made for it"""
     grow_trials: bool = False
-    """lever: trials grow from 10 episodes to their full length; at first there are more of them"""
+    """not in the paper: trials grow from 10 episodes to all; a batch keeps its number of steps"""
     gamma_start: float | None = None
-    """lever: the discount rises from here to gamma, geometrically in 1 / (1 - discount)"""
+    """not in the paper: the discount rises from here to gamma; 1 / (1 - discount) geometrically"""
     ramp_fraction: float = 0.5
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
-    """lever: train on minus the regret the environment reports, in place of the reward"""
+    """not in the paper: learn from V*(s) - Q*(s, a), if the environment knows it: less noise"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
@@ -140,28 +141,30 @@ class Args:
 def check_arguments(args, world_size):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
     for name in (
-        "total_timesteps",
         "episodes_per_trial",
         "num_envs",
         "num_minibatches",
         "update_epochs",
         "tc_blocks",
         "action_scale",
+        "sizes",
         "learning_rate",
         "ramp_fraction",
     ):
-        if getattr(args, name) <= 0:
+        if np.min(getattr(args, name)) <= 0:  # the least, where an argument is several numbers
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     if max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1:
         raise UsageError("gamma, gae_lambda and gamma_start must not exceed 1.")
-    if args.eval_trials < 2 or min(args.seed, args.eval_seed, *args.sizes) < 0:
+    if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0:
         raise UsageError("eval_trials must be at least 2, seed and eval_seed at least 0.")
+    if "num_envs" in args.env_kwargs:
+        raise UsageError("env_kwargs must not hold num_envs: say --num-envs.")
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError("num_envs must be at least num_minibatches times processes.")
 
 
 def average(x):
-    """The mean of a tensor over the processes of torchrun: itself, where there is only one."""
+    """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
     if not dist.is_initialized():
         return x
     x = x.clone()
@@ -170,14 +173,17 @@ def average(x):
 
 
 class RunningMeanStd(nn.Module):
-    """Mean and variance [size] of all rows so far; as buffers they are part of a checkpoint."""
+    """Mean and variance [size] of all rows so far; as buffers they are part of a checkpoint.
+
+    With several processes they are means of the moments of each one's rows, the same everywhere.
+    """
 
     def __init__(self, size):
         super().__init__()
         zeros = torch.zeros(size, dtype=torch.float64)
         self.register_buffer("mean", zeros)
         self.register_buffer("var", zeros + 1)
-        self.register_buffer("count", zeros + 1e-4)  # above 0, so that no variance ever is 0
+        self.register_buffer("count", zeros + 1e-4)  # above 0: a trace of var 1 stays
 
     def update(self, x):
         """Takes in the rows x [B, size]: the moments of two groups together (Chan et al. 1979)."""
@@ -260,7 +266,7 @@ class Agent(nn.Module):
         self.obs_size = flatdim(self.observation_space)
         self.action_size = flatdim(self.action_space)
         self.obs_stats = RunningMeanStd(self.obs_size)
-        self.return_stats = RunningMeanStd(1)
+        self.return_stats = RunningMeanStd(1)  # here, so that checkpoints hold it
 
         features = self.obs_size
         self.sees_images = len(self.observation_space.shape) == 3
@@ -274,7 +280,7 @@ class Agent(nn.Module):
                 nn.Flatten(),
             )
             features = 32 * ceil(height / 4) * ceil(width / 4)  # each convolution halves both sides
-        input_size = features + self.action_size + 2
+        input_size = features + self.action_size + 2  # 2: reward and end of episode
 
         embedding, filters, key_size, value_size = args.sizes
         self.embedding = nn.Linear(input_size, embedding)
@@ -300,7 +306,10 @@ class Agent(nn.Module):
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
 
     def initial_state(self, num_envs):
-        """The state in which trials side by side begin: None, a memory of no steps."""
+        """The state in which trials side by side begin: None, a memory of no steps.
+
+        Later states share their memory: go on from the last one only.
+        """
         return None
 
     def encode(self, obs, prev_action, prev_reward, prev_done, first):
@@ -314,12 +323,15 @@ class Agent(nn.Module):
             return pad(obs, (0, self.action_size + 2)).float()  # zeros for a, r, d
         if isinstance(self.action_space, Discrete):
             prev_action = one_hot(prev_action.long(), self.action_size)
-        # x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]
+        # x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}], of whatever types
         x = [obs, prev_action, prev_reward[:, None], prev_done[:, None]]
         return torch.cat(x, dim=1).float()
 
     def convolve(self, x):
-        """x [T, N, input], in which features of an image take the place of its pixels."""
+        """x [T, N, input], in which features of an image take the place of its pixels.
+
+        Pixels are as the environment gives them; --norm-obs scales them.
+        """
         if not self.sees_images:
             return x
         # [T N, height, width, channels]
@@ -370,8 +382,8 @@ class Agent(nn.Module):
     def act(self, obs, prev_action, prev_reward, prev_done, state):
         """Actions for N trials: arrays or tensors with first axis N in, (action, next state) out.
 
-        `state` is `initial_state(N)` when a trial begins (the other inputs but `obs` do not count
-        then), and later what the last call returned.
+        `state` is `initial_state(N)` when a trial begins (of the inputs only `obs` counts then, the
+        others may be any arrays), and later what the last call returned.
         """
         inputs = [
             torch.as_tensor(array, device=self.value.weight.device)
@@ -388,22 +400,22 @@ def rollout(agent, env, tasks, episodes, seed):
 
     Returns a dict of tensors [T, N, ...], T <= episodes * env.horizon: network inputs `x`, `obs`,
     `action`, `log_prob`, `value`, `reward`, `regret` (where the environment reports it), `episode`,
-    the number of those that are over, and `valid`, which is false after the trial's end.
+    how many episodes are over, and `valid`, which is false after the trial's end. (A trial whose
+    episodes end early waits for the longest one.)
     """
     device = agent.value.weight.device
     next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
-    action = None  # nothing precedes the first step of a trial
-    reward = None
-    done = None
+    action = reward = done = None  # nothing precedes the first step of a trial
     episode = torch.zeros(env.num_envs, device=device).long()
     memory = agent.initial_state(env.num_envs)
     steps = []
     while (episode < episodes).any():
-        obs = torch.tensor(next_obs, device=device)
+        obs = torch.tensor(next_obs, device=device)  # a copy: an environment may reuse its arrays
         x = agent.encode(obs, action, reward, done, memory is None)  # [N, input]
         # An episode's end does not reset memory: it holds what the agent has learned of the task.
         policy, value, memory = agent.step(x, memory)
         action = policy.sample()
+        # Where an episode ends, next_obs is the first of the next one, in the same task.
         next_obs, reward, terminated, truncated, info = env.step(action.cpu().numpy())
         reward = torch.tensor(reward, device=device).float()
         done = torch.as_tensor(terminated | truncated, device=device)
@@ -428,6 +440,7 @@ def sum_by_episode(data, name, episodes):
     """The sum of `name`, reward or regret, in each episode of each trial: array [N, episodes]."""
     x = (data[name] * data["valid"]).T  # [N, T]
     episode = data["episode"].T.clamp(max=episodes - 1)  # after a trial's end x is 0
+    # sums[n, episode[n, t]] += x[n, t]
     return x.new_zeros(len(x), episodes).scatter_add_(1, episode, x).double().cpu().numpy()
 
 
@@ -435,7 +448,8 @@ def advantages_and_returns(data, gamma, gae_lambda):
     """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
 
     What is learned in one episode pays in the next ones (RL^2, section 2.2). So an episode's end
-    does not cut the sum of rewards, the trial's end does.
+    does not cut the sum of rewards, the trial's end does. `signal` is the reward, or minus the
+    regret, as `train` scales it.
     """
     signal = data["signal"]
     value = data["value"]
@@ -446,7 +460,7 @@ def advantages_and_returns(data, gamma, gae_lambda):
     for t in reversed(range(len(value))):
         # A_t = delta_t + gamma lambda A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t
         delta = signal[t] + gamma * next_value - value[t]
-        lastgaelam = (delta + gamma * gae_lambda * lastgaelam) * valid[t]
+        lastgaelam = (delta + gamma * gae_lambda * lastgaelam) * valid[t]  # 0 after the trial
         advantage[t] = lastgaelam
         next_value = value[t] * valid[t]
     return advantage, advantage + value
@@ -494,14 +508,15 @@ def update(agent, optimizer, data, args, ent_coef):
     for _ in range(args.update_epochs):
         order = torch.randperm(data["x"].shape[1], device=data["x"].device)
         for trials in order.tensor_split(args.num_minibatches):
-            minibatch = {name: tensor[:, trials] for name, tensor in data.items()}  # [T, B, ...]
+            # [T, B, ...]; the indexing copies, so that autograd takes what inference mode made
+            minibatch = {name: tensor[:, trials] for name, tensor in data.items()}
             loss, logs = ppo_loss(agent, minibatch, args, ent_coef)
             optimizer.zero_grad()
             loss.backward()
             # Each process has trials of its own: by the mean gradient all take the same step.
             gradients = [parameter.grad for parameter in agent.parameters()]
             mean = average(nn.utils.parameters_to_vector(gradients))
-            nn.utils.vector_to_parameters(mean, gradients)
+            nn.utils.vector_to_parameters(mean, gradients)  # writes each part of it back
             logs["losses/gradient_norm"] = nn.utils.clip_grad_norm_(
                 agent.parameters(), args.max_grad_norm
             )
@@ -509,18 +524,18 @@ def update(agent, optimizer, data, args, ent_coef):
             history.append(logs)
         if args.target_kl and average(logs["losses/approx_kl"]) > args.target_kl:
             break
-    return {name: torch.stack([logs[name] for logs in history]).mean().item() for name in logs}
+    return {name: torch.stack([entry[name] for entry in history]).mean().item() for name in logs}
 
 
 def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, return_regret=False):
-    """The return of each episode of one trial in each of the named tasks: [tasks, episodes].
+    """The return of each episode of one trial in each of the given tasks: [tasks, episodes].
 
     Tasks are an array as the environment's `sample_tasks` gives it. With `return_regret` a pair is
     returned: the returns, and the regrets, which are None where the environment reports none.
     """
     returns = []
     regrets = []
-    batch_size = min(4000, agent.args.num_envs)
+    batch_size = min(4000, agent.args.num_envs)  # as many as in training, for the same memory
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
         env = envs.make(env_id, len(batch), **env_kwargs)
@@ -545,13 +560,14 @@ def read_checkpoint(path, device="cpu"):
         algorithm = saved["algorithm"]
     except Exception as error:  # of any kind: what is wrong is the file
         raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
+    # or arguments that this version does not have
     if algorithm != ALGORITHM or set(saved["args"]) - set(vars(Args())):
         raise UsageError(f"{path} is of {algorithm}, or of another version of {ALGORITHM}.")
     return saved
 
 
 def load(checkpoint, device="cpu"):
-    """The agent of a checkpoint.pt or agent.pt, ready to `act`; `agent.args` are its run's."""
+    """The agent of a checkpoint.pt (or agent.pt, without optimizer), ready to `act`."""
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
@@ -571,17 +587,18 @@ def schedule(args, global_step):
     ramp = min(1.0, progress / args.ramp_fraction)
     gamma = args.gamma
     if args.gamma_start is not None:
-        # geometric in 1 / (1 - gamma), which is the number of steps that the agent looks ahead
+        # geometric in 1 / (1 - gamma), the number of steps that the agent looks ahead
         gamma = 1 - (1 - args.gamma_start) ** (1 - ramp) * (1 - args.gamma) ** ramp
     episodes = args.episodes_per_trial
     if args.grow_trials and episodes > 10:
         episodes = round(10 * (episodes / 10) ** ramp)
-    num_envs = args.num_envs * args.episodes_per_trial // episodes  # a batch keeps its steps
+    # as many trials as give a batch its number of steps
+    num_envs = args.num_envs * args.episodes_per_trial // episodes
     return args.learning_rate * annealing, args.ent_coef * annealing, gamma, episodes, num_envs
 
 
 def train(args):
-    """Trains, evaluates, and returns what it writes to eval.json (None in a helping process)."""
+    """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     check_arguments(args, world_size)
@@ -589,8 +606,8 @@ def train(args):
     if torch.cuda.is_available() and args.cuda:
         device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     torch.backends.cudnn.deterministic = args.torch_deterministic
-    torch.manual_seed(args.seed)
-    env = envs.make(args.env_id, 1, **args.env_kwargs)
+    torch.manual_seed(args.seed)  # so that all processes begin with the same weights
+    env = envs.make(args.env_id, 1, **args.env_kwargs)  # for its spaces, of one task
     agent = Agent(env, args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)
     iteration = 0
@@ -620,9 +637,10 @@ def train(args):
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
-        if global_step >= args.total_timesteps and (run_dir / "eval.json").exists():
-            raise UsageError(f"{run_dir} is finished: to go on, raise --total-timesteps.")
     checkpoint_path = run_dir / "checkpoint.pt"
+    eval_path = run_dir / "eval.json"
+    if global_step >= args.total_timesteps and eval_path.exists():
+        raise UsageError(f"{run_dir} is finished: to go on, raise --total-timesteps.")
 
     if args.track and rank == 0:
         import wandb
@@ -650,7 +668,7 @@ def train(args):
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             torch.save(contents, temporary)
-            temporary.replace(checkpoint_path)  # in one step: the former file or the new one
+            temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
         except (OSError, RuntimeError) as error:
             raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
 
@@ -664,7 +682,7 @@ def train(args):
                 env = envs.make(args.env_id, num_trials, **args.env_kwargs)
 
             # All random numbers follow from seed, iteration and rank: a run that was resumed goes
-            # on as if it had never stopped.
+            # on as if it had never stopped. (0 is training, 1 held-out tasks, 2 evaluation.)
             seeds = np.random.SeedSequence([0, args.seed, iteration, rank])
             torch_seed, task_seed, env_seed = seeds.generate_state(3)
             torch.manual_seed(torch_seed)
@@ -685,10 +703,11 @@ def train(args):
             logs = update(agent, optimizer, data, args, ent_coef)
             if not isfinite(sum(logs.values())):
                 raise UsageError(f"Not finite: {logs}. Lower --learning-rate.")
-            # The moments change after the update, which has to see those of the rollout.
+            # Moments change between rollouts only: all steps of a trial are seen alike.
             if args.norm_obs and isinstance(agent.observation_space, Box):
                 agent.obs_stats.update(data["obs"][valid].flatten(1))
             if args.norm_reward:
+                # in the reward's own unit
                 agent.return_stats.update((returns * return_std)[valid][:, None])
             iteration += 1
             global_step += round(average(valid.sum()).item() * world_size)
@@ -697,7 +716,9 @@ def train(args):
 
             if writer is None:  # only now: a run that fails at once leaves no folder
                 save_checkpoint()
+                eval_path.unlink(True)  # that of a shorter run, if there is one
                 (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
+                # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             unexplained = (returns - data["value"])[valid].var() / returns[valid].var()
             logs["losses/explained_variance"] = 1 - unexplained.item()
@@ -723,7 +744,7 @@ def train(args):
                 save_checkpoint()
     except BaseException as error:
         error.add_note(f"Stopped in iteration {iteration + 1}.")
-        if iteration > 0:
+        if writer:  # then there is a checkpoint
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
         raise
     if rank > 0:
@@ -733,11 +754,12 @@ def train(args):
     env.close()
 
     wall_seconds = time.time() - start_time
+    print(f"{global_step} steps in {wall_seconds:.0f} s, see {run_dir}. In {len(tasks)} new tasks:")
     returns, regrets = evaluate(
         agent, args.env_id, args.env_kwargs, tasks, args.episodes_per_trial, args.eval_seed, True
     )
     totals = returns.sum(1)  # of each trial
-    root = len(tasks) ** 0.5  # a standard error is a standard deviation divided by it
+    root = args.eval_trials**0.5  # standard error = standard deviation / root
     scores = {
         "return_mean": totals.mean(),
         "return_stderr": totals.std(ddof=1) / root,
@@ -752,12 +774,11 @@ def train(args):
         "algorithm": ALGORITHM,
         "global_step": global_step,
         "wall_seconds": wall_seconds,
-        "num_trials": len(tasks),
+        "num_trials": args.eval_trials,
     }
     temporary = run_dir / "eval.tmp"
     temporary.write_text(json.dumps(result, indent=2))
-    temporary.replace(run_dir / "eval.json")
-    print(f"{global_step} steps in {wall_seconds:.0f} s, see {run_dir}. In {len(tasks)} new tasks:")
+    temporary.replace(eval_path)
     for name, number in scores.items():
         print(f"  {name:25}{np.round(number, 3).tolist()}")
     print(f"To draw what it does: python benchmark/pictures.py {checkpoint_path}")
@@ -766,19 +787,20 @@ def train(args):
 
 if __name__ == "__main__":
     args = tyro.cli(Args)
-    if "LOCAL_RANK" in os.environ:  # one of several processes that torchrun started
+    if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
+            # (To tyro a dict with entries is flags of its own: so this one goes around it.)
             env_kwargs = saved_args.pop("env_kwargs")
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs
         train(args)
     except (UsageError, ModuleNotFoundError, KeyboardInterrupt) as error:
-        # without a traceback, but with the notes on where it was and how to go on
-        sys.exit("".join(traceback.format_exception_only(error)))
+        # no traceback, but the notes: where it was, how to go on
+        sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-            time.sleep(1)  # gloo's threads let go of their tensors: at Python's end that is fatal
+            time.sleep(1)  # until gloo's threads are done: else Python may crash at its end

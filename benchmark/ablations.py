@@ -1,10 +1,10 @@
-"""What each implementation detail is worth: short trainings that differ from the base in one thing.
+"""What each implementation detail is worth: short trainings that differ from a base in one thing.
 
-    python benchmark/ablations.py               # writes benchmark/results/ablations.json, about an hour on 2 cores
-    python benchmark/ablations.py navigation    # only groups with this word in their script or title
+    python benchmark/ablations.py               # writes results/ablations.json, an hour on 2 cores
+    python benchmark/ablations.py navigation    # only groups with this word in script or title
 
-One seed each: differences of a few standard errors of the evaluation are not to be trusted; those that the
-documentation speaks of are far larger.
+One seed each: differences of a few standard errors of the evaluation are not to be trusted; those
+that the documentation speaks of are far larger.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,6 +21,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from torch.distributions import Categorical
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.parametrizations import weight_norm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -28,67 +32,61 @@ import envs  # noqa: E402
 import maml_trpo  # noqa: E402
 import rl2_ppo  # noqa: E402
 import snail_ppo  # noqa: E402
+from benchmark.baselines import expected_optimum  # noqa: E402
 
-BANDIT = {"total_timesteps": 4_000_000, "update_epochs": 2, "eval_trials": 20_000}
-LONG = {"episodes_per_trial": 100, "learn_from_regret": True, "grow_trials": True, "gamma_start": 0.9, "amp": True}
-LONG |= {"gamma": 0.99, "gae_lambda": 0.9, "ramp_fraction": 0.6, "cell": "lstm", "num_envs": 1600}
-LONG |= {"num_minibatches": 16, "update_epochs": 2, "total_timesteps": 12_000_000, "eval_trials": 8000}
-MDP = {"env_id": "TabularMDP-v0", "amp": True, "cell": "lstm", "hidden_size": 128, "num_envs": 1600}
-MDP |= {"num_minibatches": 32, "gamma_start": 0.0, "gamma": 0.95, "gae_lambda": 0.8, "ramp_fraction": 0.9}
-MDP |= {"learning_rate": 5e-3, "ent_coef": 0.1, "learn_from_regret": True, "total_timesteps": 12_000_000}
-MDP |= {"eval_trials": 4000, "update_epochs": 2}
-
-
-def memory_reset_with_every_episode(module=rl2_ppo):
-    """The mistake of many implementations: each episode starts from an empty memory and an empty history."""
-    original = module.Agent.forward
-
-    def forward(agent, x, memory):  # every step of a bandit begins an episode
-        num_steps, num_trials = x.shape[:2]
-        x = torch.cat([x[..., : agent.obs_size], torch.zeros_like(x[..., agent.obs_size :])], dim=-1)
-        empty = agent.initial_state(num_steps * num_trials)[0]
-        policy, value, _ = original(agent, x.reshape(1, num_steps * num_trials, -1), empty)
-        logits = policy.logits.reshape(num_steps, num_trials, -1)
-        return torch.distributions.Categorical(logits=logits), value.reshape(num_steps, num_trials), memory
-
-    return patch.object(module.Agent, "forward", forward)
+RESULTS = ROOT / "benchmark" / "results"
+# The functions that the ablations replace, as they are.
+ADAPT = maml_trpo.adapt
+UPDATE = maml_trpo.update
+ENCODE = rl2_ppo.Agent.encode
+GAE = rl2_ppo.advantages_and_returns  # SNAIL's is the same
 
 
-def gae_cut_at_every_episode(module=rl2_ppo):
-    """The objective of ordinary reinforcement learning: an episode's actions answer for that episode alone."""
+def memory_reset_with_every_episode(module):
+    """The mistake of many implementations: each episode starts from an empty memory and history."""
+    original = module.Agent.step
+
+    def step(agent, x, memory):  # every step of a bandit begins an episode
+        x = x.clone()
+        x[:, agent.obs_size :] = 0
+        return original(agent, x, None)
+
+    def forward(agent, x):
+        policy, value, _ = step(agent, x.flatten(0, 1), None)
+        logits = policy.logits.unflatten(0, x.shape[:2])
+        return Categorical(logits=logits), value.unflatten(0, x.shape[:2])
+
+    return patch.multiple(module.Agent, step=step, forward=forward)
+
+
+def gae_cut_at_every_episode(module):
+    """Ordinary reinforcement learning: an episode's actions answer for that episode alone."""
 
     def cut(data, gamma, gae_lambda):
-        episodes = data["episode"].max() + 1
         advantage = torch.zeros_like(data["value"])
-        for episode in range(int(episodes)):
-            part = data | {"valid": data["valid"] & (data["episode"] == episode)}
-            part["signal"], part["value"] = part["signal"] * part["valid"], data["value"] * part["valid"]
+        for episode in range(data["episode"].max() + 1):
+            valid = data["valid"] & (data["episode"] == episode)
+            part = {"valid": valid}
+            for name in ("signal", "value"):
+                part[name] = data[name] * valid
             advantage += GAE(part, gamma, gae_lambda)[0]
         return advantage, advantage + data["value"]
 
     return patch.object(module, "advantages_and_returns", cut)
 
 
-def input_without(*parts, module=rl2_ppo):
+def input_without(*parts):
     """The agent does not see its previous action, or reward, or either."""
 
-    def encode(agent, obs, prev_action, prev_reward, prev_done, first):
-        x = ENCODE(agent, obs, prev_action, prev_reward, prev_done, first)
+    def encode(agent, *inputs):
+        x = ENCODE(agent, *inputs)
         if "action" in parts:
             x[:, agent.obs_size : -2] = 0
         if "reward" in parts:
             x[:, -2] = 0
         return x
 
-    return patch.object(module.Agent, "encode", encode)
-
-
-def memory_gate_unbiased():
-    def change(agent):
-        hidden = agent.args.hidden_size
-        agent.trunk.bias_hh_l0.data[hidden : 2 * hidden] -= 1
-
-    return built_with(rl2_ppo, change)
+    return patch.object(rl2_ppo.Agent, "encode", encode)
 
 
 def built_with(module, change):
@@ -102,41 +100,63 @@ def built_with(module, change):
     return patch.object(module.Agent, "__init__", init)
 
 
+def memory_gate_unbiased():
+    """The memory gate starts half open."""
+
+    def change(agent):
+        hidden_size = agent.args.hidden_size
+        agent.trunk.bias_hh_l0.data[hidden_size : 2 * hidden_size] -= 1
+
+    return built_with(rl2_ppo, change)
+
+
 def dilations(dilation):
-    """The same dilation in every dense block: 1 for neighbours, more than the trial has steps for none at all."""
-    return built_with(snail_ppo, lambda agent: setattr(agent, "dilations", [dilation] * len(agent.dilations)))
+    """The same dilation in every dense block.
+
+    1 is for neighbours, at least the trial's number of steps for none at all.
+    """
+
+    def change(agent):
+        for block in agent.blocks:
+            block.dilation = dilation
+
+    return built_with(snail_ppo, change)
 
 
 def attention_reads_nothing():
-    return patch.object(
-        snail_ppo.F, "scaled_dot_product_attention", lambda q, k, v, is_causal: 0 * v[..., -q.shape[2] :, :]
-    )
+    """What attention adds to the features is zero."""
+
+    def attention(query, key, value, is_causal=False):
+        return 0 * value[:, :, -query.shape[2] :]
+
+    return patch.object(snail_ppo, "scaled_dot_product_attention", attention)
 
 
 def attention_sees_the_future():
     """A mistake of sketches of SNAIL: no causal mask when the update runs over whole trials."""
 
-    def attention(query, key, value, is_causal):
-        return ATTENTION(query, key, value, is_causal=is_causal and not torch.is_grad_enabled())
+    def attention(query, key, value, is_causal=False):
+        return scaled_dot_product_attention(query, key, value)
 
-    return patch.object(snail_ppo.F, "scaled_dot_product_attention", attention)
-
-
-def dense_blocks(change):
-    """Each linear map of the dense blocks goes through `change`."""
-
-    def change_all(agent):
-        agent.now, agent.before = (torch.nn.ModuleList(map(change, maps)) for maps in (agent.now, agent.before))
-
-    return built_with(snail_ppo, change_all)
+    return patch.object(snail_ppo, "scaled_dot_product_attention", attention)
 
 
-def weight_norm():
-    return dense_blocks(torch.nn.utils.parametrizations.weight_norm)
+def dense_blocks(change_linear):
+    """Each linear map of the dense blocks goes through `change_linear`."""
+
+    def change(agent):
+        for block in agent.blocks:
+            block.now = change_linear(block.now)
+            block.before = change_linear(block.before)
+        # the new maps' parameters, registered
+        agent.linears = torch.nn.ModuleList(agent.blocks)
+
+    return built_with(snail_ppo, change)
 
 
-def layer_norm():
-    return dense_blocks(lambda linear: torch.nn.Sequential(torch.nn.LayerNorm(linear.in_features), linear))
+def after_layer_norm(linear):
+    """A linear map of normalised features."""
+    return torch.nn.Sequential(torch.nn.LayerNorm(linear.in_features), linear)
 
 
 def meta_loss_without_adaptation():
@@ -151,11 +171,11 @@ def meta_loss_without_adaptation():
 def log_prob_in_place_of_the_ratio():
     """An inner objective with the right gradient and the wrong second derivative: E[log pi A]."""
 
-    def adapt(*arguments):
-        def log_surrogate(distribution, batch):
-            log_prob = distribution.log_prob(batch["action"].flatten(1, 2))
-            return maml_trpo.mean_over_steps(log_prob * batch["advantage"].flatten(1), batch)
+    def log_surrogate(distribution, batch):
+        log_prob = distribution.log_prob(batch["action"].flatten(1, 2))
+        return maml_trpo.mean_over_steps(log_prob * batch["advantage"].flatten(1), batch)
 
+    def adapt(*arguments):
         with patch.object(maml_trpo, "surrogate", log_surrogate):
             return ADAPT(*arguments)
 
@@ -163,11 +183,19 @@ def log_prob_in_place_of_the_ratio():
 
 
 def no_baseline():
-    return patch.object(maml_trpo, "linear_baseline", lambda batch, gamma: torch.zeros_like(batch["reward"]))
+    """Every value is zero."""
+
+    def zeros(batch, gamma):
+        return torch.zeros_like(batch["reward"])
+
+    return patch.object(maml_trpo, "linear_baseline", zeros)
 
 
 class UnscaledNavigation(envs.Navigation2D):
-    """Actions in the environment's own units: one standard deviation of the first policy is ten times the limit."""
+    """Actions in the environment's own units, where 0.1 is the limit.
+
+    One standard deviation of the first policy is ten times the limit.
+    """
 
     def __init__(self, num_envs=1, **kwargs):
         super().__init__(num_envs, **kwargs)
@@ -178,143 +206,241 @@ class UnscaledNavigation(envs.Navigation2D):
 
 
 gym.register("UnscaledNavigation-v0", vector_entry_point=UnscaledNavigation)
-ADAPT, UPDATE = maml_trpo.adapt, maml_trpo.update
-ENCODE, GAE = rl2_ppo.Agent.encode, rl2_ppo.advantages_and_returns  # SNAIL's are the same
-ATTENTION, NOTHING = torch.nn.functional.scaled_dot_product_attention, contextlib.nullcontext
 
-NAVIGATION = {"num_iterations": 40, "gae_lambda": 1.0}
-ANT = {"env_id": "AntDir-v0", "num_iterations": 20, "meta_batch_size": 10, "gamma": 0.95}
-ANT |= {"eval_trials": 20, "eval_episodes": 20}
-ANT |= {"action_scale": 0.15, "max_kl": 0.03, "fisher_fraction": 0.2}
+NAVIGATION = {
+    "num_iterations": 40,
+    "gae_lambda": 1.0,
+}
+ANT = {
+    "env_id": "AntDir-v0",
+    "num_iterations": 20,
+    "meta_batch_size": 10,
+    "gamma": 0.95,
+    "eval_trials": 20,
+    "eval_episodes": 20,
+    "action_scale": 0.15,
+    "max_kl": 0.03,
+    "fisher_fraction": 0.2,
+}
+RL2_BANDIT = {
+    "total_timesteps": 4_000_000,
+    "update_epochs": 2,
+    "eval_trials": 20_000,
+}
+LONG = {
+    "episodes_per_trial": 100,
+    "learn_from_regret": True,
+    "grow_trials": True,
+    "gamma_start": 0.9,
+    "amp": True,
+    "gamma": 0.99,
+    "gae_lambda": 0.9,
+    "ramp_fraction": 0.6,
+    "num_envs": 1600,
+    "num_minibatches": 16,
+    "update_epochs": 2,
+    "eval_trials": 8000,
+}
+MDP = {
+    "env_id": "TabularMDP-v0",
+    "amp": True,
+    "num_envs": 1600,
+    "num_minibatches": 32,
+    "gamma_start": 0.0,
+    "gamma": 0.95,
+    "gae_lambda": 0.8,
+    "ramp_fraction": 0.9,
+    "learning_rate": 5e-3,
+    "ent_coef": 0.1,
+    "learn_from_regret": True,
+    "update_epochs": 2,
+    "eval_trials": 4000,
+}
+RL2_LONG = LONG | {"cell": "lstm", "total_timesteps": 12_000_000}
+RL2_MDP = MDP | {"cell": "lstm", "hidden_size": 128, "total_timesteps": 12_000_000}
+SNAIL_BANDIT = {"total_timesteps": 1_200_000, "eval_trials": 20_000}
+SNAIL_LONG = LONG | {"total_timesteps": 3_000_000}
+SNAIL_MDP = MDP | {"total_timesteps": 3_000_000}
+
+# {title of a group: (settings of its base, {name of an entry: what differs})}, where what differs
+# are settings, or a function whose value is a context in which the training runs.
 MAML_ABLATIONS = {
-    "2D navigation, 40 meta-iterations": [
-        ("base: the defaults, but --gae-lambda 1", NAVIGATION, NOTHING),
-        ("--first-order", NAVIGATION | {"first_order": True}, NOTHING),
-        ("--num-inner-steps 0 (pretrained)", NAVIGATION | {"num_inner_steps": 0}, NOTHING),
-        (
-            "the same, with --env-kwargs observe_task True (oracle)",
-            NAVIGATION | {"num_inner_steps": 0, "env_kwargs": {"observe_task": True}},
-            NOTHING,
-        ),
-        ("meta-loss before adaptation", NAVIGATION, meta_loss_without_adaptation),
-        ("log π in place of π/π_old in the inner objective", NAVIGATION, log_prob_in_place_of_the_ratio),
-        ("--num-inner-steps 2 (return after 2)", NAVIGATION | {"num_inner_steps": 2}, NOTHING),
-        ("--inner-lr 0.05", NAVIGATION | {"inner_lr": 0.05}, NOTHING),
-        ("--inner-lr 0.2", NAVIGATION | {"inner_lr": 0.2}, NOTHING),
-        ("--fisher-fraction 0.05", NAVIGATION | {"fisher_fraction": 0.05}, NOTHING),
-        ("--fisher-fraction 0.5", NAVIGATION | {"fisher_fraction": 0.5}, NOTHING),
-        ("--fisher-fraction 1", NAVIGATION | {"fisher_fraction": 1.0}, NOTHING),
-        ("--max-kl 0.03", NAVIGATION | {"max_kl": 0.03}, NOTHING),
-        ("--gae-lambda 0.9 (the default)", NAVIGATION | {"gae_lambda": 0.9}, NOTHING),
-        ("no baseline", NAVIGATION, no_baseline),
-        ("actions not scaled to their range", NAVIGATION | {"env_id": "UnscaledNavigation-v0"}, NOTHING),
-    ],
-    "Ant, direction, 20 meta-iterations of 10 tasks": [
-        ("base: the published row's settings, fewer tasks and iterations", ANT, NOTHING),
-        ("--action-scale 1 (the default)", ANT | {"action_scale": 1.0}, NOTHING),
-        ("--gamma 0.99 --gae-lambda 1 (the paper's code)", ANT | {"gamma": 0.99, "gae_lambda": 1.0}, NOTHING),
-    ],
+    "2D navigation, 40 meta-iterations": (
+        NAVIGATION,
+        {
+            "base: the defaults, but --gae-lambda 1": {},
+            "--first-order": {"first_order": True},
+            "--num-inner-steps 0 (pretrained)": {"num_inner_steps": 0},
+            "the same, with --env-kwargs observe_task True (oracle)": {
+                "num_inner_steps": 0,
+                "env_kwargs": {"observe_task": True},
+            },
+            "meta-loss before adaptation": meta_loss_without_adaptation,
+            "log π in place of π/π_old in the inner objective": log_prob_in_place_of_the_ratio,
+            "--num-inner-steps 2 (return after 2)": {"num_inner_steps": 2},
+            "--inner-lr 0.05": {"inner_lr": 0.05},
+            "--inner-lr 0.2": {"inner_lr": 0.2},
+            "--fisher-fraction 0.05": {"fisher_fraction": 0.05},
+            "--fisher-fraction 0.5": {"fisher_fraction": 0.5},
+            "--fisher-fraction 1": {"fisher_fraction": 1.0},
+            "--max-kl 0.03": {"max_kl": 0.03},
+            "--gae-lambda 0.9 (the default)": {"gae_lambda": 0.9},
+            "no baseline": no_baseline,
+            "actions not scaled to their range": {"env_id": "UnscaledNavigation-v0"},
+        },
+    ),
+    "Ant, direction, 20 meta-iterations of 10 tasks": (
+        ANT,
+        {
+            "base: the published row's settings, fewer tasks and iterations": {},
+            "--action-scale 1 (the default)": {"action_scale": 1.0},
+            "--gamma 0.99 --gae-lambda 1 (the paper's code)": {"gamma": 0.99, "gae_lambda": 1.0},
+        },
+    ),
 }
 RL2_ABLATIONS = {
-    "bandit, 5 arms, 10 pulls, 4 M steps": [
-        ("base: the defaults, but 2 epochs", BANDIT, NOTHING),
-        ("memory reset with every episode", BANDIT, memory_reset_with_every_episode),
-        ("GAE cut at every episode", BANDIT, gae_cut_at_every_episode),
-        ("input without previous action and reward", BANDIT, lambda: input_without("action", "reward")),
-        ("input without the previous action", BANDIT, lambda: input_without("action")),
-        ("input without the previous reward", BANDIT, lambda: input_without("reward")),
-        ("--gae-lambda 0.95", BANDIT | {"gae_lambda": 0.95}, NOTHING),
-        ("--ent-coef 0", BANDIT | {"ent_coef": 0.0}, NOTHING),
-        ("--no-norm-adv", BANDIT | {"norm_adv": False}, NOTHING),
-        ("--no-anneal-lr", BANDIT | {"anneal_lr": False}, NOTHING),
-        ("--learning-rate 3e-4", BANDIT | {"learning_rate": 3e-4}, NOTHING),
-        ("--amp", BANDIT | {"amp": True}, NOTHING),
-        ("--update-epochs 8", BANDIT | {"update_epochs": 8}, NOTHING),
-    ],
-    "bandit, 5 arms, 100 pulls, 12 M steps": [
-        ("base: the row from regret, shortened", LONG, NOTHING),
-        ("without --grow-trials", LONG | {"grow_trials": False}, NOTHING),
-        ("--no-amp", LONG | {"amp": False}, NOTHING),
-        ("without --gamma-start", LONG | {"gamma_start": None}, NOTHING),
-        ("without --learn-from-regret", LONG | {"learn_from_regret": False}, NOTHING),
-    ],
-    "MDP, 10 episodes, 12 M steps": [
-        ("base: the published row's settings, shortened", MDP, NOTHING),
-        ("constant --gamma 0.95", MDP | {"gamma_start": None}, NOTHING),
-        ("constant --gamma 0.7", MDP | {"gamma_start": None, "gamma": 0.7}, NOTHING),
-        ("from rewards instead of regret", MDP | {"learn_from_regret": False}, NOTHING),
-        ("--ent-coef 0", MDP | {"ent_coef": 0.0}, NOTHING),
-        ("--num-minibatches 4", MDP | {"num_minibatches": 4}, NOTHING),
-        ("--learning-rate 1e-3", MDP | {"learning_rate": 1e-3}, NOTHING),
-        ("--cell gru", MDP | {"cell": "gru"}, NOTHING),
-        ("memory gate not biased", MDP, memory_gate_unbiased),
-    ],
+    "bandit, 5 arms, 10 pulls, 4 M steps": (
+        RL2_BANDIT,
+        {
+            "base: the defaults, but 2 epochs": {},
+            "memory reset with every episode": partial(memory_reset_with_every_episode, rl2_ppo),
+            "GAE cut at every episode": partial(gae_cut_at_every_episode, rl2_ppo),
+            "input without previous action and reward": partial(input_without, "action", "reward"),
+            "input without the previous action": partial(input_without, "action"),
+            "input without the previous reward": partial(input_without, "reward"),
+            "--gae-lambda 0.95": {"gae_lambda": 0.95},
+            "--ent-coef 0": {"ent_coef": 0.0},
+            "--no-norm-adv": {"norm_adv": False},
+            "--no-anneal-lr": {"anneal_lr": False},
+            "--learning-rate 3e-4": {"learning_rate": 3e-4},
+            "--amp": {"amp": True},
+            "--update-epochs 8": {"update_epochs": 8},
+        },
+    ),
+    "bandit, 5 arms, 100 pulls, 12 M steps": (
+        RL2_LONG,
+        {
+            "base: the row from regret, shortened": {},
+            "without --grow-trials": {"grow_trials": False},
+            "--no-amp": {"amp": False},
+            "without --gamma-start": {"gamma_start": None},
+            "without --learn-from-regret": {"learn_from_regret": False},
+        },
+    ),
+    "MDP, 10 episodes, 12 M steps": (
+        RL2_MDP,
+        {
+            "base: the published row's settings, shortened": {},
+            "constant --gamma 0.95": {"gamma_start": None},
+            "constant --gamma 0.7": {"gamma_start": None, "gamma": 0.7},
+            "from rewards instead of regret": {"learn_from_regret": False},
+            "--ent-coef 0": {"ent_coef": 0.0},
+            "--num-minibatches 4": {"num_minibatches": 4},
+            "--learning-rate 1e-3": {"learning_rate": 1e-3},
+            "--cell gru": {"cell": "gru"},
+            "memory gate not biased": memory_gate_unbiased,
+        },
+    ),
 }
-SNAIL_BANDIT = {"total_timesteps": 1_200_000, "eval_trials": 20_000}
-SNAIL_LONG = {key: value for key, value in LONG.items() if key != "cell"} | {"total_timesteps": 3_000_000}
-SNAIL_MDP = {key: value for key, value in MDP.items() if key not in ("cell", "hidden_size")}
-SNAIL_MDP |= {"total_timesteps": 3_000_000}
 SNAIL_ABLATIONS = {
-    "bandit, 5 arms, 10 pulls, 1.2 M steps": [
-        ("base: the defaults, shortened", SNAIL_BANDIT, NOTHING),
-        ("memory reset with every episode", SNAIL_BANDIT, lambda: memory_reset_with_every_episode(snail_ppo)),
-        ("attention without a causal mask in the update", SNAIL_BANDIT, attention_sees_the_future),
-        ("attention reads nothing", SNAIL_BANDIT, attention_reads_nothing),
-        ("no step sees an earlier one but by attention", SNAIL_BANDIT, lambda: dilations(10)),
-        ("every dilation is 1", SNAIL_BANDIT, lambda: dilations(1)),
-        ("GAE cut at every episode", SNAIL_BANDIT, lambda: gae_cut_at_every_episode(snail_ppo)),
-        ("weight normalisation in the dense blocks", SNAIL_BANDIT, weight_norm),
-        ("layer normalisation before the dense blocks", SNAIL_BANDIT, layer_norm),
-        ("--tc-blocks 1", SNAIL_BANDIT | {"tc_blocks": 1}, NOTHING),
-        ("--amp", SNAIL_BANDIT | {"amp": True}, NOTHING),
-        ("--learning-rate 1e-3", SNAIL_BANDIT | {"learning_rate": 1e-3}, NOTHING),
-    ],
-    "bandit, 5 arms, 100 pulls, 3 M steps": [
-        ("base: the published row, shortened", SNAIL_LONG, NOTHING),
-        ("without --grow-trials", SNAIL_LONG | {"grow_trials": False}, NOTHING),
-        ("without --learn-from-regret", SNAIL_LONG | {"learn_from_regret": False}, NOTHING),
-        ("attention reads nothing", SNAIL_LONG, attention_reads_nothing),
-        ("no step sees an earlier one but by attention", SNAIL_LONG, lambda: dilations(100)),
-        ("weight normalisation in the dense blocks", SNAIL_LONG, weight_norm),
-    ],
-    "MDP, 10 episodes, 3 M steps": [
-        ("base: the published row, shortened", SNAIL_MDP, NOTHING),
-        ("attention reads nothing", SNAIL_MDP, attention_reads_nothing),
-        ("constant --gamma 0.95", SNAIL_MDP | {"gamma_start": None}, NOTHING),
-        ("--learning-rate 2e-3", SNAIL_MDP | {"learning_rate": 2e-3}, NOTHING),
-    ],
+    "bandit, 5 arms, 10 pulls, 1.2 M steps": (
+        SNAIL_BANDIT,
+        {
+            "base: the defaults, shortened": {},
+            "memory reset with every episode": partial(memory_reset_with_every_episode, snail_ppo),
+            "attention without a causal mask in the update": attention_sees_the_future,
+            "attention reads nothing": attention_reads_nothing,
+            "no step sees an earlier one but by attention": partial(dilations, 10),
+            "every dilation is 1": partial(dilations, 1),
+            "GAE cut at every episode": partial(gae_cut_at_every_episode, snail_ppo),
+            "weight normalisation in the dense blocks": partial(dense_blocks, weight_norm),
+            "layer normalisation before the dense blocks": partial(dense_blocks, after_layer_norm),
+            "--tc-blocks 1": {"tc_blocks": 1},
+            "--amp": {"amp": True},
+            "--learning-rate 1e-3": {"learning_rate": 1e-3},
+        },
+    ),
+    "bandit, 5 arms, 100 pulls, 3 M steps": (
+        SNAIL_LONG,
+        {
+            "base: the published row, shortened": {},
+            "without --grow-trials": {"grow_trials": False},
+            "without --learn-from-regret": {"learn_from_regret": False},
+            "attention reads nothing": attention_reads_nothing,
+            "no step sees an earlier one but by attention": partial(dilations, 100),
+            "weight normalisation in the dense blocks": partial(dense_blocks, weight_norm),
+        },
+    ),
+    "MDP, 10 episodes, 3 M steps": (
+        SNAIL_MDP,
+        {
+            "base: the published row, shortened": {},
+            "attention reads nothing": attention_reads_nothing,
+            "constant --gamma 0.95": {"gamma_start": None},
+            "--learning-rate 2e-3": {"learning_rate": 2e-3},
+        },
+    ),
 }
+GROUPS = {maml_trpo: MAML_ABLATIONS, rl2_ppo: RL2_ABLATIONS, snail_ppo: SNAIL_ABLATIONS}
+
+
+def entries():
+    """Every ablation: its script, group, name, settings, and change."""
+    for module, groups in GROUPS.items():
+        for group, (base, differences) in groups.items():
+            for name, difference in differences.items():
+                if callable(difference):
+                    yield module, group, name, base, difference
+                else:
+                    yield module, group, name, base | difference, contextlib.nullcontext
+
+
+@cache
+def optimum(env_id):
+    """Mean return of an episode for who knows the task, and its standard error."""
+    return expected_optimum(env_id, {})
 
 
 def run(module, settings, change):
     """Return, standard error and seconds of one short training in a folder of its own."""
     home = os.getcwd()
-    with tempfile.TemporaryDirectory() as folder, change(), contextlib.redirect_stderr(io.StringIO()):
+    silence = io.StringIO()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(silence),
+        contextlib.redirect_stderr(silence),
+        change(),
+    ):
         os.chdir(folder)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                result = module.train(module.Args(**settings))
+            result = module.train(module.Args(**settings))
         finally:
             os.chdir(home)
-    if module is maml_trpo:  # after one gradient step, or as many as training runs through
-        i, name = max(1, settings.get("num_inner_steps", 1)), "return_by_gradient_step"
-        return {"return": result[name][i], "stderr": result[name + "_stderr"][i], "seconds": result["wall_seconds"]}
-    keys = {"return": "return_mean_pseudo", "stderr": "return_stderr_pseudo", "seconds": "wall_seconds"}
-    return {name: result[key] for name, key in keys.items()}
+    seconds = result["wall_seconds"]
+    if module is maml_trpo:
+        # after one gradient step, or as many as training runs through
+        i = max(1, result["num_inner_steps"])
+        mean = result["return_by_gradient_step"][i]
+        error = result["return_by_gradient_step_stderr"][i]
+        return {"return": mean, "stderr": error, "seconds": seconds}
+    # Less noisy than the mean of returns: what an episode yields at best, minus the regret.
+    best, best_error = optimum(result["env_id"])
+    episodes = result["episodes_per_trial"]
+    mean = episodes * best - result["regret_mean"]
+    error = np.hypot(episodes * best_error, result["regret_stderr"])
+    return {"return": float(mean), "stderr": float(error), "seconds": seconds}
 
 
 def main(only=""):
-    path = ROOT / "benchmark" / "results" / "ablations.json"
+    path = RESULTS / "ablations.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    modules = ((maml_trpo, MAML_ABLATIONS), (rl2_ppo, RL2_ABLATIONS), (snail_ppo, SNAIL_ABLATIONS))
-    for module, groups in modules:
-        for group, entries in groups.items():
-            done = results.setdefault(module.ALGORITHM, {}).setdefault(group, {})
-            for name, settings, change in entries:
-                if only in f"{module.ALGORITHM}: {group}" and name not in done:  # an interrupted benchmark goes on
-                    done[name] = run(module, settings, change)
-                    print(f"{group}: {name}: {done[name]}", flush=True)
-                    path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    for module, group, name, settings, change in entries():
+        done = results.setdefault(module.ALGORITHM, {}).setdefault(group, {})
+        if only not in f"{module.ALGORITHM}: {group}" or name in done:
+            continue  # of what was done already, an interrupted benchmark goes on
+        done[name] = run(module, settings, change)
+        print(f"{group}: {name}: {done[name]}", flush=True)
+        path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

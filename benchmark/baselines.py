@@ -1,14 +1,13 @@
-"""Classical bandit algorithms on the tasks of Bandit-v0, and the exact Bayes optimum where it can be computed.
+"""What the agents are held against: optima, classical bandit algorithms, random actions.
 
-    python benchmark/baselines.py        # writes benchmark/results/baselines.json, about two minutes
+    python benchmark/baselines.py        # writes baselines.json and random.json, some minutes
 
-Every algorithm knows the prior, U[0, 1] for each arm, and sees what the agent sees. Expected returns are estimated as
-n k / (k + 1) minus the mean summed regret, the estimator of `return_mean_pseudo`, on 200,000 tasks.
+A bandit algorithm knows the prior, U[0, 1] for each arm, and sees what the agent sees. Its expected
+return is estimated as n k / (k + 1) minus the mean summed regret, on 200,000 tasks.
 """
 
 import json
 import sys
-import time
 from functools import cache
 from pathlib import Path
 
@@ -19,11 +18,47 @@ sys.path.insert(0, str(ROOT))
 
 import envs  # noqa: E402
 
+RESULTS = ROOT / "benchmark" / "results"
+
+
+def expected_optimum(env_id, env_kwargs, num_tasks=100_000):
+    """Mean return of an episode for who knows the task, and its standard error; None if unknown."""
+    env = envs.make(env_id, 1, **env_kwargs)
+    if env_id == "Bandit-v0":  # E max of k times U[0, 1], exact
+        return env.num_arms / (env.num_arms + 1), 0.0
+    if env_id != "TabularMDP-v0":
+        return None
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(0, num_tasks, 1000):
+        tasks = env.sample_tasks(1000, rng)
+        optimum, _ = envs.plan(tasks["transitions"], tasks["rewards"], env.horizon)  # V*(state 0)
+        values.append(optimum)
+    values = np.concatenate(values)
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+
+
+def random_return(env_id, env_kwargs, num_tasks=1000):
+    """Mean return of an episode of uniformly random actions, one in each of `num_tasks` tasks."""
+    env = envs.make(env_id, num_tasks, **env_kwargs)
+    env.reset(seed=0)
+    env.action_space.seed(1)
+    returns = np.zeros(num_tasks)
+    alive = np.ones(num_tasks, dtype=bool)
+    while alive.any():
+        _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        returns += reward * alive
+        alive &= ~(terminated | truncated)
+    env.close()
+    error = float(returns.std() / num_tasks**0.5)
+    return {"return_mean": float(returns.mean()), "return_stderr": error}
+
 
 def bayes_optimum(num_arms, num_pulls):
-    """Expected return of the Bayes-optimal policy, by backward induction over the posteriors of all arms.
+    """Expected return of the Bayes-optimal policy, by backward induction over posteriors.
 
-    A state is the multiset of (successes, failures) of the arms that were pulled: arms are exchangeable.
+    A state is the multiset of (successes, failures) of the arms that were pulled: arms are
+    exchangeable.
     """
 
     @cache
@@ -48,8 +83,9 @@ def bayes_optimum(num_arms, num_pulls):
 def gittins_indices(num_pulls, grid=2000):
     """Finite-horizon Gittins index [left, wins, losses] of a Bernoulli arm with `left` pulls to go.
 
-    The index is the constant reward per pull at which it is indifferent whether to retire on it for all pulls left,
-    or to pull at least once more and retire whenever that becomes better: found for all rewards of a grid at once.
+    The index is the constant reward per pull at which it is indifferent whether to retire on it for
+    all pulls left, or to pull at least once more and retire whenever that becomes better. It is
+    found for all rewards of a grid at once.
     """
     rewards = (np.arange(grid) + 0.5) / grid
     size = num_pulls + 1
@@ -58,20 +94,24 @@ def gittins_indices(num_pulls, grid=2000):
     index = np.zeros((num_pulls + 1, size, size), dtype=np.float32)
     for lower in range(0, grid, 250):
         block = rewards[lower : lower + 250].astype(np.float32)[:, None, None]  # [250, 1, 1]
-        value = np.zeros((len(block), size + 1, size + 1), dtype=np.float32)  # with no pull left
+        # with no pull left
+        value = np.zeros((len(block), size + 1, size + 1), dtype=np.float32)
         for left in range(1, num_pulls + 1):
             pull = p * (1 + value[:, 1:, :-1]) + (1 - p) * value[:, :-1, 1:]
             retire = left * block
-            index[left] += (pull > retire).sum(0)  # the number of grid rewards that the arm is worth
+            index[left] += (pull > retire).sum(0)  # the number of grid rewards that it is worth
             value[:, :-1, :-1] = np.maximum(pull, retire)
     return index / grid
 
 
 def simulate(choose, num_arms, num_pulls, num_tasks=200_000):
     """Mean and standard error of the return of `choose(wins, losses, t, rng) -> arms` [N]."""
-    env, rng = envs.make("Bandit-v0", num_tasks, num_arms=num_arms), np.random.default_rng(1)
+    env = envs.make("Bandit-v0", num_tasks, num_arms=num_arms)
+    rng = np.random.default_rng(1)
     env.reset(seed=0)
-    wins, losses, regret = np.zeros((num_tasks, num_arms)), np.zeros((num_tasks, num_arms)), np.zeros(num_tasks)
+    wins = np.zeros((num_tasks, num_arms))
+    losses = np.zeros((num_tasks, num_arms))
+    regret = np.zeros(num_tasks)
     rows = np.arange(num_tasks)
     for t in range(num_pulls):
         arms = choose(wins, losses, t, rng)
@@ -79,42 +119,85 @@ def simulate(choose, num_arms, num_pulls, num_tasks=200_000):
         wins[rows, arms] += reward
         losses[rows, arms] += 1 - reward
         regret += info["regret"]
-    optimum = num_pulls * env.expected_optimum()[0]
-    return {"return_mean": float(optimum - regret.mean()), "return_stderr": float(regret.std() / num_tasks**0.5)}
+    optimum = num_pulls * num_arms / (num_arms + 1)
+    error = float(regret.std() / num_tasks**0.5)
+    return {"return_mean": float(optimum - regret.mean()), "return_stderr": error}
+
+
+def first_best(scores, rng):
+    """The best arm of each row; ties are broken at random."""
+    return (scores + 1e-6 * rng.random(scores.shape)).argmax(1)
 
 
 def algorithms(num_arms, num_pulls):
-    def first_best(scores, rng):
-        return (scores + 1e-6 * rng.random(scores.shape)).argmax(1)  # ties are broken at random
+    """The bandit algorithms by name: functions (wins, losses, t, rng) -> arms."""
+    index = gittins_indices(num_pulls)
+
+    def uniform(wins, losses, t, rng):
+        return rng.integers(0, num_arms, len(wins))
+
+    def greedy(wins, losses, t, rng):
+        return first_best((wins + 1) / (wins + losses + 2), rng)
+
+    def thompson(wins, losses, t, rng):
+        return rng.beta(wins + 1, losses + 1).argmax(1)
 
     def ucb1(wins, losses, t, rng):
         pulls = wins + losses
-        bonus = np.sqrt(2 * np.log(max(t, 1)) / np.maximum(pulls, 1))
-        return first_best(np.where(pulls == 0, np.inf, wins / np.maximum(pulls, 1) + bonus), rng)
+        at_least_one = np.maximum(pulls, 1)
+        bonus = np.sqrt(2 * np.log(max(t, 1)) / at_least_one)
+        scores = np.where(pulls == 0, np.inf, wins / at_least_one + bonus)
+        return first_best(scores, rng)
 
-    yield "random", lambda wins, losses, t, rng: rng.integers(0, num_arms, len(wins))
-    yield "greedy", lambda wins, losses, t, rng: first_best((wins + 1) / (wins + losses + 2), rng)
-    yield "Thompson sampling", lambda wins, losses, t, rng: rng.beta(wins + 1, losses + 1).argmax(1)
-    yield "UCB1", ucb1
-    index = gittins_indices(num_pulls)
-    yield (
-        "finite-horizon Gittins",
-        lambda wins, losses, t, rng: first_best(index[num_pulls - t, wins.astype(int), losses.astype(int)], rng),
-    )
+    def gittins(wins, losses, t, rng):
+        scores = index[num_pulls - t, wins.astype(int), losses.astype(int)]
+        return first_best(scores, rng)
+
+    return {
+        "random": uniform,
+        "greedy": greedy,
+        "Thompson sampling": thompson,
+        "UCB1": ucb1,
+        "finite-horizon Gittins": gittins,
+    }
+
+
+def bandit_baselines(settings=((5, 10), (10, 10), (50, 10), (5, 100)), num_tasks=200_000):
+    """Every algorithm in every setting (arms, pulls): {setting: {algorithm: return}}."""
+    results = {}
+    for num_arms, num_pulls in settings:
+        row = {}
+        for name, choose in algorithms(num_arms, num_pulls).items():
+            row[name] = simulate(choose, num_arms, num_pulls, num_tasks)
+        if num_pulls <= 10:
+            optimum = bayes_optimum(num_arms, num_pulls)
+            row["Bayes optimum (exact)"] = {"return_mean": optimum}
+        results[f"{num_arms} arms, {num_pulls} pulls"] = row
+        print(f"{num_arms} arms, {num_pulls} pulls: {row}", flush=True)
+    return results
+
+
+def random_returns(num_tasks=1000, num_cheap_tasks=40_000):
+    """Random actions in the environment of every row: {row: return of an episode}.
+
+    There are `num_cheap_tasks` tasks where numpy steps them.
+    """
+    results = {}
+    for path in sorted(RESULTS.glob("*/args.json")):
+        args = json.loads(path.read_text())
+        if ":" in args["env_id"]:  # an example of the documentation, see `docs/environments.md`
+            sys.path.insert(0, ".")
+        is_cheap = args["env_id"] in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0")
+        count = num_cheap_tasks if is_cheap else num_tasks
+        results[path.parent.name] = random_return(args["env_id"], args["env_kwargs"], count)
+        print(f"random actions, {path.parent.name}: {results[path.parent.name]}", flush=True)
+    return results
 
 
 def main():
-    results = {}
-    for num_arms, num_pulls in ((5, 10), (10, 10), (50, 10), (5, 100)):
-        row = results[f"{num_arms} arms, {num_pulls} pulls"] = {}
-        for name, choose in algorithms(num_arms, num_pulls):
-            start = time.time()
-            row[name] = simulate(choose, num_arms, num_pulls)
-            print(f"{num_arms} arms, {num_pulls} pulls, {name}: {row[name]} ({time.time() - start:.1f} s)", flush=True)
-        if num_pulls == 10:
-            row["Bayes optimum (exact)"] = {"return_mean": bayes_optimum(num_arms, num_pulls)}
-            print(f"{num_arms} arms, {num_pulls} pulls, Bayes optimum: {row['Bayes optimum (exact)']}", flush=True)
-    (ROOT / "benchmark" / "results" / "baselines.json").write_text(json.dumps(results, indent=2) + "\n")
+    baselines = json.dumps(bandit_baselines(), indent=2)
+    (RESULTS / "baselines.json").write_text(baselines + "\n")
+    (RESULTS / "random.json").write_text(json.dumps(random_returns(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

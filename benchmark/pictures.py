@@ -1,11 +1,13 @@
-"""Pictures of a trained agent in held-out tasks, from its checkpoint: what `--capture-video` makes after an evaluation.
+"""Pictures of a trained agent in held-out tasks, from its checkpoint.
 
-    python benchmark/pictures.py runs/.../checkpoint.pt      # writes beside the checkpoint, or into a folder named next
+    python benchmark/pictures.py runs/.../checkpoint.pt            # writes beside the checkpoint
+    python benchmark/pictures.py runs/.../checkpoint.pt FOLDER     # or into a folder
 
-Locomotion, and ordinary environments that render to rgb_array: `video.gif`, episodes of some tasks side by side, before
-and after adaptation (the first and the last one of a trial; for MAML before and after gradient steps). Navigation2D:
-`paths.png`, as in figure 4 of Finn et al. (2017). Bandits and MDPs: `heatmap.png`, which arm is pulled, which state is
-visited in the course of a trial, as a part of many agents in the same task.
+Locomotion, and ordinary environments that render to rgb_array: `video.gif`, episodes of some tasks
+side by side, before and after adaptation (the first and the last one of a trial; for MAML before
+and after gradient steps). Navigation2D: `paths.png`, as in figure 4 of Finn et al. (2017). Bandits
+and MDPs: `heatmap.png`, which arm is pulled, which state is visited in the course of a trial, as a
+part of many agents in the same task.
 """
 
 import os
@@ -29,27 +31,37 @@ PACKAGES = "on Debian or Ubuntu, sudo apt install libegl1 libgl1-mesa-dri"
 
 
 def script_of(checkpoint):
-    """The module of the script that made a checkpoint; UsageError for a file that none of them made."""
+    """The module of the script that made a checkpoint; UsageError for any other file."""
     try:
-        return SCRIPTS[torch.load(checkpoint, weights_only=True, map_location="cpu")["algorithm"]]
-    except Exception as error:
-        raise envs.UsageError(f"{checkpoint} is no checkpoint of {', '.join(SCRIPTS)} ({error!r:.80}).") from None
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        algorithm = str(saved["algorithm"])
+    except Exception as error:  # of any kind: what is wrong is the file
+        name = type(error).__name__
+        raise envs.UsageError(f"{checkpoint} is no readable checkpoint: {name}.") from None
+    if algorithm not in SCRIPTS:
+        raise envs.UsageError(f"{checkpoint} is of {algorithm}, not of {', '.join(SCRIPTS)}.")
+    return SCRIPTS[algorithm]
 
 
 def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
-    """`copies` trials of a checkpoint's agent in each of `num_tasks` held-out tasks: at least 20 for MAML, to adapt on.
+    """`copies` trials of a checkpoint's agent in each of `num_tasks` held-out tasks.
 
-    Returns the environment, the tasks, and a dict with an entry for every episode (RL^2, SNAIL) or gradient step (MAML,
-    of which each copy is an episode): arrays [T, num_tasks, copies, ...] of `obs`, `action`, `valid`, and of what a
-    function `look` of the environment gave before each step, [num_tasks or num_tasks * copies, ...].
+    (For MAML at least 20, to adapt on.) Returns the environment, the tasks, and a dict with an
+    entry for every episode (RL^2, SNAIL) or number of gradient steps (MAML, of which each copy is
+    an episode): arrays [T, num_tasks, copies, ...] of `obs`, `action`, `valid`, and of what a
+    function `look` of the environment gave before each step, [num_tasks or all, ...].
     """
     script = script_of(checkpoint)
-    maml = script is maml_trpo
     agent = script.load(checkpoint)
-    args, copies = (agent[2], max(20, copies)) if maml else (agent.args, copies)
+    if script is maml_trpo:
+        policy, params, args = agent
+        copies = max(20, copies)
+    else:
+        args = agent.args
     env = envs.make(args.env_id, num_tasks * copies, **args.env_kwargs | kwargs)
-    tasks = env.sample_tasks(num_tasks, np.random.default_rng([1, args.eval_seed]))
-    seen, step = [], env.step
+    tasks = env.sample_tasks(num_tasks, [1, args.eval_seed])
+    seen = []
+    step = env.step
 
     def watched(actions):
         seen.append(look(env))
@@ -58,101 +70,135 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
     if look:
         env.step = watched
     torch.manual_seed(args.eval_seed)
-    if maml:
-        batches = script.trial(*agent[:2], env, tasks, 3, args.eval_seed, args)
-        parts = {}
+    # `part` is the number of the episode, or of gradient steps, to which a step belongs.
+    names = ("obs", "action", "part")
+    if script is maml_trpo:
+        labels = ["0 gradient steps", "1 gradient step", "2 gradient steps", "3 gradient steps"]
+        batches = script.trial(policy, params, env, tasks, 3, args.eval_seed, args)
         for i, batch in enumerate(batches):
-            part = {name: batch[name].movedim(2, 0).numpy() for name in ("obs", "action", "valid")}
-            if isinstance(env.single_observation_space, Discrete):
-                part["obs"] = part["obs"].argmax(-1)  # of one-hot inputs
-            parts[f"{i} gradient step" + "s" * (i != 1)] = part
+            batch["part"] = torch.where(batch["valid"], i, -1)
+        data = {
+            name: torch.cat([batch[name] for batch in batches], dim=2).movedim(2, 0).numpy()
+            for name in names
+        }
     else:
-        data = script.rollout(agent, env, np.repeat(tasks, copies, axis=0), args.episodes_per_trial, args.eval_seed)
-        data = {name: data[name].unflatten(1, (num_tasks, copies)).numpy() for name in ("obs", "action", "episode")}
-        parts = {}
-        for i in range(args.episodes_per_trial):
-            valid = data["episode"] == i
-            # The steps of this episode, moved to the front: those of trials side by side begin at different times.
-            order = np.argsort(~valid, axis=0, kind="stable")[: max(1, valid.sum(0).max())]
-            part = {name: np.take_along_axis(data[name], expand(order, data[name]), 0) for name in ("obs", "action")}
-            parts[f"episode {i + 1}"] = part | {"valid": np.take_along_axis(valid, order, 0), "order": order}
+        episodes = args.episodes_per_trial
+        labels = [f"episode {i + 1}" for i in range(episodes)]
+        repeated = np.repeat(tasks, copies, axis=0)
+        rollout = script.rollout(agent, env, repeated, episodes, args.eval_seed)
+        rollout["part"] = rollout["episode"]
+        data = {name: rollout[name].unflatten(1, (num_tasks, copies)).numpy() for name in names}
     env.close()
-    for part in parts.values() if getattr(env, "observe_task", False) else ():  # what was seen without the task
-        space = env._base_space
-        seen_ = part["obs"][..., : flatdim(space)]
-        part["obs"] = seen_.argmax(-1) if isinstance(space, Discrete) else seen_
+
+    space = env._base_space  # of what was seen without the task
+    if env.observe_task:
+        data["obs"] = data["obs"][..., : flatdim(space)]
+    if isinstance(space, Discrete) and data["obs"].ndim == 4:  # one-hot
+        data["obs"] = data["obs"].argmax(-1)
     if look:
-        start, seen = 0, np.stack(seen).reshape(len(seen), num_tasks, -1, *np.shape(seen)[2:])
-        for part in parts.values():
-            if maml:
-                part["look"] = seen[start : start + len(part["obs"])]
-                start += len(part["obs"])
-            else:
-                part["look"] = np.take_along_axis(seen, expand(part["order"], seen)[:, :, : seen.shape[2]], 0)
+        seen = np.stack(seen)
+        data["look"] = seen.reshape(len(seen), num_tasks, -1, *seen.shape[2:])
+    number = data.pop("part")
+    parts = {}
+    for i, label in enumerate(labels):
+        valid = number == i
+        # The part's steps to the front: in trials side by side they begin at different times.
+        order = np.argsort(~valid, axis=0, kind="stable")[: valid.sum(axis=0).max()]
+        parts[label] = {name: take(array, order) for name, array in data.items()}
+        parts[label]["valid"] = take(valid, order)
     return env, tasks, parts
 
 
-def expand(order, array):
-    """An index array with as many axes as `array`, for take_along_axis."""
-    return order.reshape(order.shape + (1,) * (array.ndim - order.ndim))
+def take(array, order):
+    """The steps `order` [T, tasks, copies] of an array [., tasks, copies or 1, ...]."""
+    order = order[:, :, : array.shape[2]]
+    index = order.reshape(order.shape + (1,) * (array.ndim - 3))
+    return np.take_along_axis(array, index, axis=0)
 
 
 def paths(checkpoint, folder, num_tasks=4, copies=3):
-    """Navigation: the paths of some episodes in each task before and after each gradient step, or of each episode."""
-    env, goals, parts = trials(checkpoint, num_tasks, copies)
-    figure, axes = plt.subplots(1, num_tasks, figsize=(3.2 * num_tasks, 3.5), sharex=True, sharey=True)
-    labels = list(parts) if len(parts) <= 4 else [*parts][:3] + [*parts][-1:]
-    for i, (axis, goal) in enumerate(zip(axes, goals, strict=True)):
-        for label, color in zip(labels, plt.cm.viridis(np.linspace(0.85, 0, len(labels))), strict=True):
-            obs, valid = parts[label]["obs"], parts[label]["valid"]
+    """Navigation: paths of some episodes in each task, before and after adaptation."""
+    _, goals, parts = trials(checkpoint, num_tasks, copies)
+    labels = list(parts)
+    if len(labels) > 4:
+        labels = labels[:3] + labels[-1:]
+    colors = plt.cm.viridis(np.linspace(0.85, 0, len(labels)))
+    size = (3.2 * num_tasks, 3.5)
+    figure, axes = plt.subplots(1, num_tasks, figsize=size, sharex=True, sharey=True)
+    for i, axis in enumerate(axes):
+        for label, color in zip(labels, colors, strict=True):
+            part = parts[label]
             for k in range(copies):
-                path = obs[valid[:, i, k], i, k]
-                axis.plot(*path.T, color=color, linewidth=1.2, label=label if k == 0 else None)
-        axis.plot(*goal, "r*", markersize=14, label="goal")
+                path = part["obs"][part["valid"][:, i, k], i, k]  # [T, 2]
+                lines = axis.plot(*path.T, color=color, linewidth=1.2)
+            lines[0].set_label(label)
+        x, y = goals[i]
+        axis.plot(x, y, "r*", markersize=14, label="goal")
         axis.plot(0, 0, "ko", markersize=4)
-        axis.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), aspect="equal", title=f"goal ({goal[0]:.2f}, {goal[1]:.2f})")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(labels) + 1, frameon=False
-    )
+        axis.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), aspect="equal")
+        axis.set_title(f"goal ({x:.2f}, {y:.2f})")
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(labels) + 1, frameon=False)
     figure.subplots_adjust(left=0.06, right=0.99, top=0.9, bottom=0.2)
-    figure.savefig(folder / "paths.png", dpi=110)
-    return folder / "paths.png"
+    path = folder / "paths.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def fractions(chosen, rows):
+    """Which part of the agents chose each of `rows`: [T, copies] to [rows, T]."""
+    return (chosen == np.reshape(rows, (-1, 1, 1))).mean(axis=2)
 
 
 def maps(env, tasks, parts):
-    """What a heat map shows in each task: a list of (title, labels of the rows, parts of the agents [rows, T])."""
-    bandit = tasks.dtype.names is None
-    obs, action = (np.concatenate([part[name] for part in parts.values()]) for name in ("obs", "action"))  # [T, M, K]
+    """A list of what a heat map shows in each task.
 
-    def fractions(chosen, rows):  # chosen [T, copies] -> [rows, T]
-        return (chosen[None] == np.asarray(rows)[:, None, None]).mean(axis=2)
-
-    if bandit:
-        orders = np.argsort(-tasks, axis=1)
-        named = [[f"{mean:.2f}" for mean in task[order]] for task, order in zip(tasks, orders, strict=True)]
-        title = "arm pulled, by its mean"
-        return [[(title, named[i], fractions(action[:, i], order))] for i, order in enumerate(orders)]
-    _, regret = envs.plan(tasks["transitions"], tasks["rewards"], env.horizon)  # [horizon, tasks, S, A]
-    rank = regret.argsort(axis=-1).argsort(axis=-1)  # 0 is the best action
-    time = np.concatenate([np.arange(len(part["obs"])) % env.horizon for part in parts.values()])
-    index, result = np.arange(len(tasks))[:, None], []
-    action = np.stack([rank[t, index, obs[i], action[i]] for i, t in enumerate(time)])
-    for i, reward in enumerate(tasks["rewards"].max(axis=2)):
-        order = np.argsort(-reward)
-        states = "state, by its highest mean reward", [f"{number:.2f}" for number in reward[order]]
-        ranks = "action taken, 1 is the best in its state", range(1, env.num_actions + 1)
-        rows = fractions(obs[:, i], order), fractions(action[:, i], range(env.num_actions))
-        result.append([(*states, rows[0]), (*ranks, rows[1])])
+    That is a list of (title, labels of the rows, parts of the agents [rows, T]).
+    """
+    obs = np.concatenate([part["obs"] for part in parts.values()])  # [T, tasks, copies]
+    action = np.concatenate([part["action"] for part in parts.values()])
+    result = []
+    if tasks.dtype.names is None:  # bandits
+        for i, means in enumerate(tasks):
+            order = np.argsort(-means)
+            labels = [f"{mean:.2f}" for mean in means[order]]
+            pulled = fractions(action[:, i], order)
+            result.append([("arm pulled, by its mean", labels, pulled)])
+        return result
+    _, regret = envs.plan(tasks["transitions"], tasks["rewards"], env.horizon)
+    rank = regret.argsort(axis=-1).argsort(axis=-1)  # [horizon, tasks, S, A], 0 is the best action
+    time = np.concatenate([np.arange(len(part["obs"])) for part in parts.values()])[:, None]
+    ranks = range(env.num_actions)
+    for i, rewards in enumerate(tasks["rewards"]):
+        highest = rewards.max(axis=1)  # [S]
+        order = np.argsort(-highest)
+        labels = [f"{reward:.2f}" for reward in highest[order]]
+        visited = fractions(obs[:, i], order)
+        taken = fractions(rank[time, i, obs[:, i], action[:, i]], ranks)
+        task_maps = [
+            ("state, by its highest mean reward", labels, visited),
+            ("action taken, 1 is the best in its state", [rank + 1 for rank in ranks], taken),
+        ]
+        result.append(task_maps)
     return result
 
 
 def heatmap(checkpoint, folder, num_tasks=4, copies=200):
-    """Bandits: how many of `copies` agents pull an arm, the best one on top, from pull to pull. MDPs: how many are in a
-    state, the one with the highest mean reward on top, and how many take the best, second best, ... action in it."""
+    """Bandits and MDPs: what many agents do, from step to step.
+
+    Bandits: how many of them pull an arm, the best one on top. MDPs: how many are in a state, the
+    one with the highest mean reward on top, and how many take the best, second best, ... action.
+    """
     env, tasks, parts = trials(checkpoint, num_tasks, copies)
     drawn = maps(env, tasks, parts)
-    ends = np.cumsum([len(part["obs"]) for part in parts.values()])[:-1]
-    lines = 0 < len(ends) < drawn[0][0][2].shape[1] - 1  # not where every step is an episode
+    is_maml = "0 gradient steps" in parts
+    lengths = [len(part["obs"]) for part in parts.values()]
+    ends = np.cumsum(lengths)[:-1]
+    x_label = "gradient steps (white lines)" if is_maml else "step (white lines: episodes)"
+    if max(lengths) == 1:  # every step is a part: it needs no lines
+        ends = []
+        x_label = "gradient step" if is_maml else "pull"
     columns = len(drawn[0])
     figure, axes = plt.subplots(
         num_tasks,
@@ -162,51 +208,75 @@ def heatmap(checkpoint, folder, num_tasks=4, copies=200):
         squeeze=False,
         constrained_layout=True,
     )
-    steps = "gradient step" if "gradient" in next(iter(parts)) else "episode"
     for j in range(columns):
+        # Few agents are in the same state.
+        high = 0.5 if columns == 2 and j == 0 else 1
         for i in range(num_tasks):
+            axis = axes[i, j]
             title, labels, part = drawn[i][j]
-            high = 0.5 if columns == 2 and j == 0 else 1  # states: few agents are in the same one
             extent = (0.5, part.shape[1] + 0.5, len(part) - 0.5, -0.5)
-            image = axes[i, j].imshow(part, aspect="auto", vmin=0, vmax=high, interpolation="nearest", extent=extent)
-            axes[i, j].set_yticks(range(len(part)), labels, fontsize=7)
-            axes[i, j].set_ylabel(f"task {i + 1}")
-            for end in ends if lines else ():
-                axes[i, j].axvline(end + 0.5, color="white", linewidth=0.8)
+            image = axis.imshow(
+                part, aspect="auto", vmin=0, vmax=high, interpolation="nearest", extent=extent
+            )
+            axis.set_yticks(range(len(part)), labels, fontsize=7)
+            axis.set_ylabel(f"task {i + 1}")
+            for end in ends:
+                axis.axvline(end + 0.5, color="white", linewidth=0.8)
         axes[0, j].set_title(title)
-        axes[-1, j].set_xlabel(f"step (white lines: {steps}s)" if lines else steps.replace("episode", "pull"))
+        axes[-1, j].set_xlabel(x_label)
         figure.colorbar(image, ax=list(axes[:, j]), label=f"part of {copies} agents")
-    figure.savefig(folder / "heatmap.png", dpi=110)
-    return folder / "heatmap.png"
+    path = folder / "heatmap.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def write(image, corner, text):
+    """Writes a text into an image."""
+    ImageDraw.Draw(image).text(corner, text, fill="white", stroke_fill="black", stroke_width=1)
+
+
+def chosen_films(parts, num_tasks):
+    """What `look` gave in each task, {label: [array [T, ...], ...]}, of some parts.
+
+    These are the first and the last episode of a trial; for MAML episodes before adaptation and
+    after one and three gradient steps.
+    """
+    labels = list(parts)
+    chosen = [labels[0], labels[-1]]
+    if "0 gradient steps" in parts:
+        chosen = ["0 gradient steps", "1 gradient step", "3 gradient steps"]
+    films = {}
+    for label in chosen:
+        part = parts[label]
+        films[label] = [part["look"][part["valid"][:, i, 0], i, 0] for i in range(num_tasks)]
+    return films
 
 
 def film(path, rows, tasks, fps):
-    """A gif with a row of films for every label and a column for every task. `rows`: {label: [frames [H, W, 3], ...]}.
-    A film that is over stands still at its last image."""
-    length, frames = max(len(frames) for row in rows.values() for frames in row), []
+    """A gif with a row of films for every label and a column for every task.
+
+    `rows` is {label: [frames [T, H, W, 3], ...]}. A film that is over stands still at its end.
+    """
+    names = [np.array2string(np.asarray(task), precision=2) for task in tasks]
+    length = max(len(frames) for row in rows.values() for frames in row)
+    pictures = []
     for t in range(length):
         lines = []
         for label, row in rows.items():
             images = []
-            for task, film_ in zip(tasks, row, strict=True):
-                image = Image.fromarray(film_[min(t, len(film_) - 1)])
-                text = f"{label}; task {np.array2string(np.asarray(task), precision=2)}"
-                ImageDraw.Draw(image).text((6, 4), text, fill="white", stroke_fill="black", stroke_width=1)
+            for name, frames in zip(names, row, strict=True):
+                image = Image.fromarray(frames[min(t, len(frames) - 1)])
+                write(image, (6, 4), f"{label}; task {name}")
                 images.append(np.asarray(image))
             lines.append(np.concatenate(images, axis=1))
-        frames.append(Image.fromarray(np.concatenate(lines)))
-    palette = frames[len(frames) // 2].quantize(64)  # one for all, without dithering: a smaller file
-    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=1000 // fps, loop=0)
+        pictures.append(Image.fromarray(np.concatenate(lines)))
+    # One palette for all, without dithering: a smaller file.
+    palette = pictures[length // 2].quantize(64)
+    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    first, *others = pictures
+    first.save(path, save_all=True, append_images=others, duration=1000 // fps, loop=0)
     return path
-
-
-def chosen(parts):
-    """The first and the last episode of a trial; for MAML, before adaptation and after one and three gradient steps."""
-    labels = [*parts]
-    return (
-        [labels[0], labels[1], labels[3]] if "gradient" in labels[0] else list(dict.fromkeys([labels[0], labels[-1]]))
-    )
 
 
 def locomotion(checkpoint, folder, num_tasks=2):
@@ -214,29 +284,32 @@ def locomotion(checkpoint, folder, num_tasks=2):
     import mujoco
     from mujoco.rendering.classic import gl_context
 
-    env, tasks, parts = trials(checkpoint, num_tasks, 1, lambda env: env._qpos.copy())
+    env, tasks, parts = trials(checkpoint, num_tasks, 1, look=lambda env: env._qpos.copy())
+    has_display = os.environ.get("DISPLAY") or "MUJOCO_GL" in os.environ
     try:
-        if sys.platform == "linux" and not os.environ.get("DISPLAY") and "MUJOCO_GL" not in os.environ:
+        if sys.platform == "linux" and not has_display:
             from mujoco import egl
 
             gl_context.GLContext = egl.GLContext
-        renderer, data = mujoco.Renderer(env._model, 150, 200), mujoco.MjData(env._model)
+        renderer = mujoco.Renderer(env._model, 150, 200)
     except Exception as error:  # whatever is missing: a library, a driver, a display
         raise envs.UsageError(f"Cannot draw without OpenGL ({error!r}): {PACKAGES}.") from None
+    data = mujoco.MjData(env._model)
+
+    def image_of(pose):
+        data.qpos[:] = pose
+        mujoco.mj_forward(env._model, data)
+        renderer.update_scene(data, camera="track")
+        image = Image.fromarray(renderer.render())
+        position = f"x = {pose[0]:.1f} m"
+        if env.body == "Ant":
+            position += f", y = {pose[1]:.1f} m"
+        write(image, (6, 134), position)
+        return np.asarray(image)
+
     rows = {}
-    for label in chosen(parts):
-        rows[label] = []
-        for i in range(num_tasks):
-            images = []
-            for pose in parts[label]["look"][parts[label]["valid"][:, i, 0], i, 0][::2]:
-                data.qpos[:] = pose
-                mujoco.mj_forward(env._model, data)
-                renderer.update_scene(data, camera="track")
-                image = Image.fromarray(renderer.render())
-                position = f"x = {pose[0]:.1f} m" + (f", y = {pose[1]:.1f} m" if env.body == "Ant" else "")
-                ImageDraw.Draw(image).text((6, 134), position, fill="white", stroke_fill="black", stroke_width=1)
-                images.append(np.asarray(image))
-            rows[label].append(images)
+    for label, films in chosen_films(parts, num_tasks).items():
+        rows[label] = [[image_of(pose) for pose in poses[::2]] for poses in films]
     renderer.close()
     return film(folder / "video.gif", rows, tasks, fps=10)
 
@@ -244,33 +317,50 @@ def locomotion(checkpoint, folder, num_tasks=2):
 def rendered(checkpoint, folder, num_tasks=3):
     """Ordinary environments, as they draw themselves with render_mode rgb_array."""
 
-    def look(env):  # [num_tasks, H, W, 3], of the first copy in each task
+    def look(env):
+        """Images [num_tasks, H, W, 3], of the first copy in each task."""
+        copies = env.num_envs // num_tasks
         try:
-            return np.stack([single.render() for single in env._envs.envs[:: env.num_envs // num_tasks]]).astype(
-                np.uint8
-            )
+            images = [single.render() for single in env._envs.envs[::copies]]
+            return np.stack(images).astype(np.uint8)
         except Exception as error:  # of the environment's own, or it gives None
-            raise envs.UsageError(f"No picture: the environment does not render to rgb_array ({error!r}).") from error
+            raise envs.UsageError(
+                f"No picture: the environment does not render to rgb_array ({error!r})."
+            ) from error
 
-    os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")  # pygame needs no display; with "dummy" some do not draw
-    _, tasks, parts = trials(checkpoint, num_tasks, 1, look, vectorization_mode="sync", render_mode="rgb_array")
-    rows = {
-        label: [[*parts[label]["look"][parts[label]["valid"][:, i, 0], i, 0]] for i in range(num_tasks)]
-        for label in chosen(parts)
-    }
-    return film(folder / "video.gif", rows, tasks, fps=5)
+    # pygame needs no display; with "dummy" some environments do not draw.
+    os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
+    _, tasks, parts = trials(
+        checkpoint, num_tasks, 1, look, vectorization_mode="sync", render_mode="rgb_array"
+    )
+    return film(folder / "video.gif", chosen_films(parts, num_tasks), tasks, fps=5)
+
+
+KINDS = {
+    envs.Bandit: heatmap,
+    envs.TabularMDP: heatmap,
+    envs.Navigation2D: paths,
+    envs.Locomotion: locomotion,
+    envs.BatchedTasks: rendered,
+}
 
 
 def draw(checkpoint, folder=None):
-    """Writes the picture that suits the checkpoint's environment into `folder`, or beside it. Returns its path, or None
-    where there is none for it. Raises UsageError for a bad checkpoint, and where OpenGL is missing."""
+    """Writes the picture that suits a checkpoint's environment into `folder`, or beside it.
+
+    Returns its path, or None where there is no picture of the environment. Raises UsageError for a
+    bad checkpoint, and where OpenGL is missing.
+    """
     args = script_of(checkpoint).read_checkpoint(checkpoint)["args"]
     env = envs.make(args["env_id"], 1, **args["env_kwargs"])
     env.close()
-    kinds = {envs.Bandit: heatmap, envs.TabularMDP: heatmap, envs.Navigation2D: paths, envs.Locomotion: locomotion}
-    picture = (kinds | {envs.BatchedTasks: rendered}).get(type(env))
+    picture = KINDS.get(type(env.unwrapped))
     if picture is None:
-        return print(f"No picture of {args['env_id']}: a vector environment of your own needs one of its own.")
+        print(
+            f"No picture of {args['env_id']}: "
+            "a vector environment of your own needs one of its own."
+        )
+        return None
     folder = Path(folder or Path(checkpoint).parent)
     folder.mkdir(parents=True, exist_ok=True)
     path = picture(checkpoint, folder)

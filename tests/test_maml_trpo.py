@@ -1,6 +1,10 @@
-"""MAML-TRPO against independent computations: loops over tasks, closed forms, finite differences in float64."""
+"""MAML-TRPO against independent computations.
+
+These are loops over tasks, closed forms, and finite differences in float64.
+"""
 
 import json
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
@@ -15,37 +20,130 @@ import envs
 import maml_trpo
 from maml_trpo import Args, Policy
 
+KINDS = ["EarlyEnds-v0", "TabularMDP-v0"]  # a Gaussian and a categorical policy
+
 
 class EarlyEnds(envs.Navigation2D):
     """Navigation in which every step may be an episode's last."""
 
     def _advance(self, actions):
         reward, terminated, info = super()._advance(actions)
-        return reward, terminated | (self.np_random.random(self.num_envs) < 0.2), info
+        terminated |= self.np_random.random(self.num_envs) < 0.2
+        return reward, terminated, info
+
+
+class PaysTheTask(envs.Navigation2D):
+    """Every step pays the first coordinate of the goal, whatever the policy does."""
+
+    def _advance(self, actions):
+        return self.tasks[:, 0].copy(), np.zeros(self.num_envs, dtype=bool), {}
+
+
+class OddRanges(envs.Navigation2D):
+    """Actions of an asymmetric, an unbounded and a half-bounded range, which it writes down."""
+
+    def __init__(self, num_envs=1):
+        super().__init__(num_envs, horizon=3)
+        low = np.float32([-1, -np.inf, 0])
+        high = np.float32([5, np.inf, np.inf])
+        self.single_action_space = Box(low, high)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.received = []
+
+    def _advance(self, actions):
+        self.received.append(actions)
+        return super()._advance(actions[:, :2])
+
+
+class NoisyStart(gym.Env):
+    """An ordinary environment: walk along a line, from a random place to the task's."""
+
+    observation_space = Box(-np.inf, np.inf, (1,))
+    action_space = Box(-1, 1, (1,))
+    faulty_step = None  # this one raises an error; steps of all sub-environments are counted
+    steps = 0
+
+    def sample_task(self, rng):
+        return rng.uniform(-1, 1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.goal = options["task"]
+        self.place = self.np_random.normal(size=1).astype(np.float32)
+        return self.place, {}
+
+    def step(self, action):
+        if NoisyStart.steps == NoisyStart.faulty_step:
+            raise ArithmeticError(f"the goal is {self.goal}")
+        NoisyStart.steps += 1
+        self.place = (self.place + 0.1 * action).astype(np.float32)
+        return self.place, -float(abs(self.place[0] - self.goal)), False, False, {}
 
 
 gym.register("EarlyEnds-v0", vector_entry_point=EarlyEnds)
-KINDS = ["EarlyEnds-v0", "TabularMDP-v0"]  # a Gaussian and a categorical policy
+gym.register("PaysTheTask-v0", vector_entry_point=PaysTheTask)
+gym.register("OddRanges-v0", vector_entry_point=OddRanges)
+gym.register("NoisyStart-v0", entry_point=NoisyStart, max_episode_steps=6)
 
 
 def double(dictionary):
+    """The same tensors in float64, but for those that hold no floating-point numbers."""
     return {name: x.double() if x.is_floating_point() else x for name, x in dictionary.items()}
 
 
-def make(env_id, num_tasks=3, episodes=4, horizon=6, hidden_size=6, num_inner_steps=1, seed=0, **kwargs):
+def part(dictionary, start, stop):
+    """The tensors of some tasks."""
+    return {name: x[start:stop] for name, x in dictionary.items()}
+
+
+def make(
+    env_id,
+    num_tasks=3,
+    episodes=4,
+    horizon=6,
+    hidden_size=6,
+    num_inner_steps=1,
+    seed=0,
+    **kwargs,
+):
     """A policy, random parameters and the batches of a trial, all in float64."""
-    args = Args(env_id=env_id, meta_batch_size=num_tasks, episodes_per_task=episodes, num_inner_steps=num_inner_steps)
-    args = replace(args, hidden_size=hidden_size, fisher_fraction=1.0, **kwargs)
+    args = Args(
+        env_id=env_id,
+        meta_batch_size=num_tasks,
+        episodes_per_task=episodes,
+        num_inner_steps=num_inner_steps,
+        hidden_size=hidden_size,
+        fisher_fraction=1.0,
+        **kwargs,
+    )
     env = envs.make(env_id, num_tasks * episodes, horizon=horizon)
-    policy = Policy(env, Args(hidden_size=hidden_size))
+    policy = Policy(env, args)
     torch.manual_seed(seed)
-    params = {name: param + 0.5 * torch.randn_like(param).abs() for name, param in policy.initial_params().items()}
-    tasks = env.sample_tasks(num_tasks, np.random.default_rng(seed))
+    params = {}
+    for name, param in policy.initial_params().items():
+        params[name] = param + 0.5 * torch.randn_like(param).abs()
+    tasks = env.sample_tasks(num_tasks, seed)
     batches = maml_trpo.trial(policy, params, env, tasks, num_inner_steps, seed, args)
     return policy, double(params), [double(batch) for batch in batches], args
 
 
-# --------------------------------------------------------------------------- by hand: one task, plain loops, no library
+def untrained(env_id, num_envs, **kwargs):
+    """An environment, a policy for it, and its first parameters."""
+    env = envs.make(env_id, num_envs)
+    policy = Policy(env, Args(hidden_size=4, **kwargs))
+    torch.manual_seed(0)
+    return env, policy, policy.initial_params()
+
+
+def of_each_task(params, scale):
+    """Parameters of three tasks, all of them different."""
+    each = {}
+    for name, param in params.items():
+        each[name] = param + scale * torch.randn(3, *param.shape[1:], dtype=param.dtype)
+    return each
+
+
+# ----------------------------------------------- by hand: one task, plain loops, no library
 
 
 def hand_outputs(params, obs):
@@ -53,23 +151,29 @@ def hand_outputs(params, obs):
     h = obs
     for i in range(3):
         h = h @ params[f"weight_{i}"][0] + params[f"bias_{i}"][0]
-        h = torch.where(h > 0, h, 0.0) if i < 2 else h
+        if i < 2:
+            h = torch.where(h > 0, h, 0.0)
     return h
 
 
-def hand_log_prob(params, obs, action):
+def hand_log_prob(params, obs, action, scale=1.0):
+    """The log-probabilities [B] of one task's actions."""
     out = hand_outputs(params, obs)
     if "log_std" not in params:
-        return (out - torch.logsumexp(out, 1, keepdim=True))[torch.arange(len(out)), action.long()]
-    std = params["log_std"][0].exp()
-    return (-0.5 * ((action - out) / std) ** 2 - std.log() - 0.5 * np.log(2 * np.pi)).sum(1)
+        logits = out - torch.logsumexp(out, 1, keepdim=True)
+        return logits[torch.arange(len(out)), action.long()]
+    mean = scale * out
+    std = scale * params["log_std"][0].exp()
+    log_density = -0.5 * ((action - mean) / std) ** 2 - std.log() - 0.5 * np.log(2 * np.pi)
+    return log_density.sum(1)
 
 
 def hand_surrogate(params, batch, i):
     """Mean of ratio times advantage over the valid steps of task i."""
     valid = batch["valid"][i]
     log_prob = hand_log_prob(params, batch["obs"][i][valid], batch["action"][i][valid])
-    return ((log_prob - batch["log_prob"][i][valid]).exp() * batch["advantage"][i][valid]).mean()
+    ratio = (log_prob - batch["log_prob"][i][valid]).exp()
+    return (ratio * batch["advantage"][i][valid]).mean()
 
 
 def hand_adapted(params, batches, i, lr):
@@ -82,9 +186,11 @@ def hand_adapted(params, batches, i, lr):
 
 def hand_objective(theta, params, batches, args):
     """The meta-objective at a flat vector, task by task."""
-    params, total = maml_trpo.unflatten(theta, params), 0.0
+    params = maml_trpo.unflatten(theta, params)
+    total = 0.0
     for i in range(args.meta_batch_size):
-        total += hand_surrogate(hand_adapted(params, batches[:-1], i, args.inner_lr), batches[-1], i)
+        adapted = hand_adapted(params, batches[:-1], i, args.inner_lr)
+        total += hand_surrogate(adapted, batches[-1], i)
     return total / args.meta_batch_size
 
 
@@ -94,50 +200,82 @@ def flat(params):
 
 def meta_gradient(policy, params, batches, args):
     theta = flat(params).requires_grad_()
-    outputs = maml_trpo.adapted_outputs(policy, maml_trpo.unflatten(theta, params), batches, args)
-    return torch.autograd.grad(maml_trpo.surrogate(policy.distribution(*outputs), batches[-1]).mean(), theta)[0]
+    start = maml_trpo.unflatten(theta, params)
+    outputs = maml_trpo.adapted_outputs(policy, start, batches, args)
+    value = maml_trpo.surrogate(policy.distribution(*outputs), batches[-1]).mean()
+    (gradient,) = torch.autograd.grad(value, theta)
+    return gradient
 
 
-# ---------------------------------------------------------------------------------------------------- policy, rollout
+def differences(function, theta, epsilon=1e-6):
+    """The derivatives of a function along each coordinate, by central differences."""
+    columns = []
+    for j in range(len(theta)):
+        step = torch.zeros_like(theta)
+        step[j] = epsilon
+        columns.append((function(theta + step) - function(theta - step)) / (2 * epsilon))
+    return torch.stack(columns, dim=-1)
+
+
+# ------------------------------------------------------------------------- policy, rollout
 
 
 @pytest.mark.parametrize("env_id", KINDS)
 def test_each_tasks_parameters_serve_its_own_observations(env_id):
-    policy, params, batches, args = make(env_id)
+    policy, params, batches, _ = make(env_id)
     torch.manual_seed(1)
-    each = {name: param + torch.randn(3, *param.shape[1:]).double() for name, param in params.items()}
+    each = of_each_task(params, 1.0)
     obs = batches[0]["obs"].flatten(1, 2)
+    action = batches[0]["action"].flatten(1, 2)
     outputs = policy.outputs(each, obs)
-    log_prob = policy.distribution(*outputs).log_prob(batches[0]["action"].flatten(1, 2))
+    log_prob = policy.distribution(*outputs).log_prob(action)
     for i in range(3):
-        one = {name: param[i : i + 1] for name, param in each.items()}
+        one = part(each, i, i + 1)
         torch.testing.assert_close(outputs[0][i], hand_outputs(one, obs[i]))
-        torch.testing.assert_close(log_prob[i], hand_log_prob(one, obs[i], batches[0]["action"][i].flatten(0, 1)))
+        torch.testing.assert_close(log_prob[i], hand_log_prob(one, obs[i], action[i]))
 
 
-@pytest.mark.parametrize("env_id", ["EarlyEnds-v0", "TabularMDP-v0", "Bandit-v0", "HalfCheetahVel-v0"])
-def test_rollout_is_what_the_environment_says(env_id):
-    """Steps the environment again with the rollout's actions: K episodes of each task, masked after their ends."""
-    env = envs.make(env_id, 3 * 4, **({} if env_id == "Bandit-v0" else {"horizon": 8}))
-    policy = Policy(env, Args(hidden_size=4))
+@pytest.mark.parametrize(
+    "env_id, scale",
+    [
+        ("EarlyEnds-v0", 1.0),
+        ("EarlyEnds-v0", 0.3),
+        ("TabularMDP-v0", 1.0),
+        ("Bandit-v0", 1.0),
+        ("HalfCheetahVel-v0", 1.0),
+    ],
+)
+def test_rollout_is_what_the_environment_says(env_id, scale):
+    """The same actions again, step by step: four episodes of each task, masked after their ends."""
+    kwargs = {"horizon": 8}
+    if env_id == "Bandit-v0":
+        kwargs = {}
+    env = envs.make(env_id, 3 * 4, **kwargs)
+    policy = Policy(env, Args(hidden_size=4, action_scale=scale))
     torch.manual_seed(0)
-    params = policy.initial_params()
-    each = {name: param + 0.1 * torch.randn(3, *param.shape[1:]) for name, param in params.items()}
-    tasks = env.sample_tasks(3, np.random.default_rng(0))
+    each = of_each_task(policy.initial_params(), 0.1)
+    tasks = env.sample_tasks(3, 0)
     batch = maml_trpo.rollout(policy, each, env, tasks, seed=5)
-    obs, _ = env.reset(seed=5, options={"tasks": tasks[[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]]})
-    alive, returns = np.ones(12, bool), np.zeros(12)
+
+    repeated = tasks[[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]]
+    obs, _ = env.reset(seed=5, options={"tasks": repeated})
+    alive = np.ones(12, dtype=bool)
+    returns = np.zeros(12)
     for t in range(batch["obs"].shape[2]):
-        rows = {name: x[:, :, t].flatten(0, 1).numpy() for name, x in batch.items() if name != "return"}
-        discrete = obs.ndim == 1
-        np.testing.assert_allclose(rows["obs"], np.eye(policy.obs_size)[obs] if discrete else obs, atol=1e-5)
+        rows = {}
+        for name in ("obs", "action", "reward", "valid"):
+            rows[name] = batch[name][:, :, t].flatten(0, 1).numpy()
+        if obs.ndim == 1:
+            obs = np.eye(policy.obs_size)[obs]
+        np.testing.assert_allclose(rows["obs"], obs, atol=1e-5)
         np.testing.assert_array_equal(rows["valid"], alive)
         for i in range(3):
-            one = {name: param[i : i + 1] for name, param in each.items()}
-            by_hand = hand_log_prob(one, batch["obs"][i, :, t], batch["action"][i, :, t])
-            torch.testing.assert_close(batch["log_prob"][i, :, t], by_hand, atol=1e-5, rtol=1e-5)
-        action, high = rows["action"], getattr(env.single_action_space, "high", None)
-        obs, reward, terminated, truncated, _ = env.step(action if high is None else action.clip(-1, 1) * high)
+            one = part(each, i, i + 1)
+            action = batch["action"][i, :, t]
+            by_hand = hand_log_prob(one, batch["obs"][i, :, t], action, scale)
+            log_prob = batch["log_prob"][i, :, t]
+            torch.testing.assert_close(log_prob, by_hand, atol=1e-5, rtol=1e-5)
+        obs, reward, terminated, truncated, _ = env.step(rows["action"])
         np.testing.assert_allclose(rows["reward"], reward, atol=1e-5)
         returns += reward * alive
         alive &= ~(terminated | truncated)
@@ -148,156 +286,146 @@ def test_rollout_is_what_the_environment_says(env_id):
         assert lengths.min() < lengths.max() <= 8  # some ended early
 
 
-def test_random_rollouts_do_not_depend_on_the_policy():
-    env = envs.make("EarlyEnds-v0", 6)
-    policy = Policy(env, Args(hidden_size=4))
-    tasks = env.sample_tasks(3)
-    first = maml_trpo.rollout(policy, policy.initial_params(), env, tasks, 0, random=True)["return"]
-    second = maml_trpo.rollout(policy, policy.initial_params(), env, tasks, 0, random=True)["return"]
-    assert torch.equal(first, second)
-    assert not torch.equal(first, maml_trpo.rollout(policy, policy.initial_params(), env, tasks, 0)["return"])
-
-
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_rollout_leaves_the_number_of_threads_alone(two_threads, monkeypatch):
-    env = envs.make("Bandit-v0", 4)
-    policy = Policy(env, Args(hidden_size=4))
-    maml_trpo.rollout(policy, policy.initial_params(), env, env.sample_tasks(2), 0)
-    assert torch.get_num_threads() == 2
-    monkeypatch.setattr(env, "step", lambda actions: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        maml_trpo.rollout(policy, policy.initial_params(), env, env.sample_tasks(2), 0)
-    assert torch.get_num_threads() == 2
-
-
-class OddBox(envs.Navigation2D):
-    """Actions with an asymmetric, an unbounded and a half-bounded range; remembers what it was told to do."""
-
-    def __init__(self, num_envs=1):
-        super().__init__(num_envs, horizon=3)
-        low, high = np.float32([-1, -np.inf, 0]), np.float32([5, np.inf, np.inf])
-        self.single_action_space = gym.spaces.Box(low, high)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.told = []
-
-    def step(self, actions):
-        self.told.append(actions)
-        return super().step(actions)
-
-    def _advance(self, actions):
-        return super()._advance(actions[:, :2])
-
-
-gym.register("OddBox-v0", vector_entry_point=OddBox)
-
-
 @pytest.mark.parametrize("scale", [1.0, 0.3])
-def test_actions_fill_a_bounded_range_and_respect_a_half_bounded_one(scale):
-    env = envs.make("OddBox-v0", 400)
-    policy = Policy(env, Args(hidden_size=4, action_scale=scale))
-    torch.manual_seed(0)
-    batch = maml_trpo.rollout(policy, policy.initial_params(), env, env.sample_tasks(2), 0)
-    action, told = batch["action"].flatten(0, 1).transpose(0, 1).numpy(), np.stack(env.unwrapped.told)
-    np.testing.assert_allclose(
-        told[..., 0], (2 + 3 * scale * action[..., 0]).clip(-1, 5), atol=1e-5
-    )  # -1 .. 1 becomes -1 .. 5
-    np.testing.assert_allclose(told[..., 1], scale * action[..., 1], atol=1e-5)
-    np.testing.assert_allclose(told[..., 2], (scale * action[..., 2]).clip(0), atol=1e-5)
-    assert (action < -1).any() and told[..., 2].min() == 0
+def test_the_environment_gets_actions_in_its_own_range(scale):
+    env, policy, params = untrained("OddRanges-v0", 400, action_scale=scale)
+    batch = maml_trpo.rollout(policy, params, env, env.sample_tasks(2, 0), 0)
+    action = batch["action"].flatten(0, 1).transpose(0, 1).numpy()  # [T, N, 3]
+    received = np.stack(env.unwrapped.received)
+    assert action.shape == received.shape == (3, 400, 3)
+    expected = (2 + 3 * action[..., 0]).clip(-1, 5)  # -1 .. 1 becomes -1 .. 5
+    np.testing.assert_allclose(received[..., 0], expected, atol=1e-5)
+    np.testing.assert_allclose(received[..., 1], action[..., 1], atol=1e-5)
+    np.testing.assert_allclose(received[..., 2], action[..., 2].clip(0), atol=1e-5)
+    assert (np.abs(action[..., 0]) > 1).any()
+    assert received[..., 2].min() == 0
 
 
-# ------------------------------------------------------------------------------------------------ baseline, advantages
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
+def test_action_scale_is_the_standard_deviation_of_the_first_actions(scale):
+    """Means are multiples of it, too: the policy is the same one in other units."""
+    env, policy, params = untrained("Navigation2D-v0", 4000, action_scale=scale)
+    batch = maml_trpo.rollout(policy, params, env, env.sample_tasks(2, 0), 0)
+    # At the origin the network gives zeros, so that these are the actions' deviations.
+    first = batch["action"][:, :, 0].flatten(0, 1)
+    torch.testing.assert_close(first.std(0), torch.full((2,), scale), atol=0, rtol=0.04)
+    obs = torch.randn(1, 5, 2)
+    distribution = policy.distribution(*policy.outputs(params, obs))
+    torch.testing.assert_close(distribution.mean[0], scale * hand_outputs(params, obs[0]))
+    torch.testing.assert_close(distribution.stddev[0], torch.full((5, 2), scale))
+
+
+# -------------------------------------------------------------------- baseline, advantages
 
 
 def test_discounted_sums_by_double_loop():
-    x = torch.randn(2, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    by_hand = torch.stack([sum(0.9 ** (k - t) * x[..., k] for k in range(t, 7)) for t in range(7)], dim=-1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 7, dtype=torch.float64, generator=generator)
+    by_hand = torch.zeros_like(x)
+    for t in range(7):
+        for k in range(t, 7):
+            by_hand[..., t] += 0.9 ** (k - t) * x[..., k]
     torch.testing.assert_close(maml_trpo.discounted_sums(x, 0.9), by_hand)
 
 
 @pytest.mark.parametrize("env_id", KINDS)
 def test_baseline_is_least_squares_on_the_valid_steps(env_id):
-    """numpy's least squares on features and returns collected episode by episode, with the same small ridge."""
-    _, _, (batch, _), args = make(env_id, num_tasks=3, episodes=5, horizon=9)
+    """numpy's least squares on what is collected episode by episode, with the same small ridge."""
+    _, _, batches, _ = make(env_id, num_tasks=3, episodes=5, horizon=9)
+    batch = batches[0]
     values = maml_trpo.linear_baseline(batch, 0.9)
     for i in range(3):
-        rows, targets, places = [], [], []
+        rows = []
+        targets = []
+        places = []
         for k in range(5):
             length = int(batch["valid"][i, k].sum())
             rewards = batch["reward"][i, k, :length].numpy()
             for t in range(length):
                 o = np.clip(batch["obs"][i, k, t].numpy(), -10, 10)
-                rows.append(np.concatenate([o, o**2, [t / 100, (t / 100) ** 2, (t / 100) ** 3, 1]]))
+                time = [t / 100, (t / 100) ** 2, (t / 100) ** 3, 1]
+                rows.append(np.concatenate([o, o**2, time]))
                 targets.append(sum(0.9 ** (s - t) * rewards[s] for s in range(t, length)))
                 places.append((k, t))
         size = len(rows[0])
-        ridge = np.concatenate([rows, np.sqrt(1e-5) * np.eye(size)])  # least squares with 1e-5 |w|^2
-        weights = np.linalg.lstsq(ridge, np.concatenate([targets, np.zeros(size)]), rcond=None)[0]
+        # least squares with 1e-5 |w|^2
+        ridge = np.concatenate([rows, np.sqrt(1e-5) * np.eye(size)])
+        targets = np.concatenate([targets, np.zeros(size)])
+        weights = np.linalg.lstsq(ridge, targets, rcond=None)[0]
         for (k, t), row in zip(places, rows, strict=True):
             assert abs(values[i, k, t].item() - row @ weights) < 1e-4
     assert (values[~batch["valid"]] == 0).all()
 
 
 def test_baseline_with_constant_and_repeated_features():
-    """As an Ant's contact forces are: 125 numbers, half of them zero, some of them twice. Predictions are numpy's."""
+    """As an Ant's contact forces are: 125 numbers, many of them zero, some of them twice."""
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(10, 20, 50, 125)).astype(np.float32)
-    obs[..., :60], obs[..., 60:80] = 0, obs[..., 80:100]
-    batch = {"obs": torch.tensor(obs), "reward": torch.tensor(rng.normal(size=obs.shape[:3]), dtype=torch.float32)}
-    batch["valid"] = torch.ones(obs.shape[:3], dtype=torch.bool)
+    obs[..., :60] = 0
+    obs[..., 60:80] = obs[..., 80:100]
+    batch = {
+        "obs": torch.tensor(obs),
+        "reward": torch.tensor(rng.normal(size=(10, 20, 50)), dtype=torch.float32),
+        "valid": torch.ones(10, 20, 50, dtype=torch.bool),
+    }
     values = maml_trpo.linear_baseline(batch, 0.9).flatten(1).double().numpy()
-    time = np.broadcast_to(np.arange(50)[None, None, :, None] / 100, (10, 20, 50, 1))
-    features = np.concatenate([obs, obs**2, time, time**2, time**3, np.ones_like(time)], axis=3).reshape(10, 1000, -1)
+    time = np.arange(50)[None, None, :, None] / 100
+    time = np.broadcast_to(time, (10, 20, 50, 1))
+    features = [obs, obs**2, time, time**2, time**3, np.ones_like(time)]
+    features = np.concatenate(features, axis=3).reshape(10, 1000, -1).astype(np.float64)
     returns = maml_trpo.discounted_sums(batch["reward"].double(), 0.9).flatten(1).numpy()
     for i in range(10):
-        weights = np.linalg.lstsq(features[i].astype(np.float64), returns[i], rcond=None)[0]
-        np.testing.assert_allclose(values[i], features[i] @ weights, atol=1e-2)  # the ridge moves time^3 a little
+        weights = np.linalg.lstsq(features[i], returns[i], rcond=None)[0]
+        # the ridge moves time^3 a little
+        np.testing.assert_allclose(values[i], features[i] @ weights, atol=1e-2)
 
 
 @pytest.mark.parametrize("gamma, gae_lambda", [(0.9, 0.8), (1.0, 1.0), (0.95, 0.0)])
 def test_advantages_are_gae_per_episode_and_normalised_per_task(gamma, gae_lambda):
-    _, _, (batch, _), _ = make("EarlyEnds-v0", num_tasks=3, episodes=5, horizon=9)
+    _, _, batches, _ = make("EarlyEnds-v0", num_tasks=3, episodes=5, horizon=9)
+    batch = batches[0]
     value = maml_trpo.linear_baseline(batch, gamma).double()
     advantage = maml_trpo.advantages(batch, gamma, gae_lambda)
+    discount = gamma * gae_lambda
     for i in range(3):
         by_hand = []
         for k in range(5):
             length = int(batch["valid"][i, k].sum())
-            v, r = [*value[i, k, :length].tolist(), 0.0], batch["reward"][i, k].tolist()
+            v = [*value[i, k, :length].tolist(), 0.0]
+            r = batch["reward"][i, k].tolist()
             delta = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
-            by_hand += [
-                sum((gamma * gae_lambda) ** (s - t) * delta[s] for s in range(t, length)) for t in range(length)
-            ]
+            for t in range(length):
+                by_hand.append(sum(discount ** (s - t) * delta[s] for s in range(t, length)))
         by_hand = (np.array(by_hand) - np.mean(by_hand)) / np.std(by_hand)
-        np.testing.assert_allclose(advantage[i][batch["valid"][i]].numpy(), by_hand, atol=1e-4)
-    assert (advantage[~batch["valid"]] == 0).all() and (~batch["valid"]).any()
+        computed = advantage[i][batch["valid"][i]].numpy()
+        np.testing.assert_allclose(computed, by_hand, atol=1e-4)
+    ended = ~batch["valid"]
+    assert ended.any()
+    assert (advantage[ended] == 0).all()
 
 
-# --------------------------------------------------------------------------------------- adaptation and meta-gradient
+# ------------------------------------------------------------ adaptation and meta-gradient
 
 
 @pytest.mark.parametrize("env_id", KINDS)
 def test_adaptation_is_the_policy_gradient_step_of_each_task(env_id):
-    """The batch over tasks equals a loop over tasks, whose gradient is REINFORCE's: mean of A grad log pi."""
+    """The batch equals a loop over tasks, whose gradient is REINFORCE's: mean of A grad log pi."""
     policy, params, batches, args = make(env_id)
-    adapted = maml_trpo.adapt(policy, params, batches[0], args)
+    batch = batches[0]
+    adapted = maml_trpo.adapt(policy, params, batch, args)
     for i in range(3):
-        valid = batches[0]["valid"][i]
+        valid = batch["valid"][i]
+        obs = batch["obs"][i][valid]
+        action = batch["action"][i][valid]
+        advantage = batch["advantage"][i][valid]
 
-        def reinforce(params, i=i, valid=valid):
-            log_prob = hand_log_prob(params, batches[0]["obs"][i][valid], batches[0]["action"][i][valid])
-            return (log_prob * batches[0]["advantage"][i][valid]).mean()
+        def reinforce(params, obs=obs, action=action, advantage=advantage):
+            return (hand_log_prob(params, obs, action) * advantage).mean()
 
         gradient = torch.func.grad(reinforce)(params)
         for name, param in params.items():
-            expected = param[0] + args.inner_lr * gradient[name][0]  # up to the rollout's log-probs, in float32
+            expected = param[0] + args.inner_lr * gradient[name][0]
+            # up to the rollout's log-probabilities, which are of float32
             torch.testing.assert_close(adapted[name][i], expected, atol=1e-7, rtol=1e-5)
 
 
@@ -308,35 +436,39 @@ def test_adaptation_is_pure():
     second = maml_trpo.adapt(policy, params, batches[0], args)
     with torch.no_grad():
         third = maml_trpo.adapt(policy, params, batches[0], args)
-    for name in params:
-        assert torch.equal(params[name], before[name]) and not params[name].requires_grad
-        assert torch.equal(first[name], second[name]) and torch.equal(first[name], third[name])
-        assert not torch.equal(first[name], params[name].expand_as(first[name]))
+    for name, param in params.items():
+        assert torch.equal(param, before[name])
+        assert not param.requires_grad
+        assert torch.equal(first[name], second[name])
+        assert torch.equal(first[name], third[name])
+        assert not torch.equal(first[name], param.expand_as(first[name]))
 
 
 @pytest.mark.parametrize("env_id", KINDS)
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
 def test_meta_gradient_against_finite_differences(env_id, num_inner_steps):
-    """Central differences, parameter by parameter, of the meta-objective computed by hand, task by task."""
+    """Differences of the meta-objective by hand, task by task and parameter by parameter."""
     policy, params, batches, args = make(env_id, num_inner_steps=num_inner_steps, inner_lr=0.5)
     gradient = meta_gradient(policy, params, batches, args)
-    theta, epsilon = flat(params), 1e-6
-    numbers = []
-    for j in range(len(theta)):
-        step = torch.zeros_like(theta)
-        step[j] = epsilon
-        up, down = (hand_objective(theta + sign * step, params, batches, args) for sign in (1, -1))
-        numbers.append((up - down) / (2 * epsilon))
-    torch.testing.assert_close(gradient, torch.stack(numbers), atol=1e-7, rtol=1e-5)
-    assert all(part.abs().max() > 1e-5 for part in maml_trpo.unflatten(gradient, params).values())
-    if num_inner_steps > 0:  # the test would tell: leaving out the second derivatives gives something else
-        first_order = meta_gradient(policy, params, batches, replace(args, first_order=True))
+
+    def objective(theta):
+        return hand_objective(theta, params, batches, args)
+
+    expected = differences(objective, flat(params))
+    torch.testing.assert_close(gradient, expected, atol=1e-7, rtol=1e-5)
+    for name, numbers in maml_trpo.unflatten(gradient, params).items():
+        assert numbers.abs().max() > 1e-5, name
+    if num_inner_steps > 0:
+        # The test would tell: without the second derivatives there is something else.
+        args = replace(args, first_order=True)
+        first_order = meta_gradient(policy, params, batches, args)
         assert (first_order - gradient).norm() > 0.01 * gradient.norm()
 
 
 @pytest.mark.parametrize("num_inner_steps", [1, 2])
 def test_first_order_is_the_adapted_policies_own_gradient(num_inner_steps):
-    policy, params, batches, args = make("EarlyEnds-v0", num_inner_steps=num_inner_steps, first_order=True)
+    kwargs = {"num_inner_steps": num_inner_steps, "first_order": True}
+    policy, params, batches, args = make("EarlyEnds-v0", **kwargs)
     gradient = meta_gradient(policy, params, batches, args)
     total = 0.0
     for i in range(3):
@@ -346,73 +478,90 @@ def test_first_order_is_the_adapted_policies_own_gradient(num_inner_steps):
 
 
 def test_what_comes_after_an_episodes_end_changes_nothing():
-    """Garbage in the steps that are not valid leaves baseline, advantages, adaptation, gradient and Fisher alone."""
+    """Garbage there leaves baseline, advantages, adaptation, gradient and Fisher alone."""
     policy, params, batches, args = make("EarlyEnds-v0")
     spoilt = []
     for batch in batches:
-        off = ~batch["valid"]
-        assert off.any()
-        spoilt.append({name: x.clone() for name, x in batch.items()})
-        spoilt[-1]["obs"][off] = 7.0
-        spoilt[-1]["action"][off] = -3.0
-        spoilt[-1]["log_prob"][off] = 0.5
-        spoilt[-1]["reward"][off] = 100.0
-        advantage = maml_trpo.advantages(spoilt[-1], 0.99, 1.0)
+        ended = ~batch["valid"]
+        assert ended.any()
+        copy = {name: x.clone() for name, x in batch.items()}
+        copy["obs"][ended] = 7.0
+        copy["action"][ended] = -3.0
+        copy["log_prob"][ended] = 0.5
+        copy["reward"][ended] = 100.0
+        spoilt.append(copy)
+        advantage = maml_trpo.advantages(copy, 0.99, 1.0)
         assert torch.equal(advantage, maml_trpo.advantages(batch, 0.99, 1.0))
     v = torch.randn(flat(params).shape, dtype=torch.float64)
-    for compute in (
-        lambda batches: meta_gradient(policy, params, batches, args),
-        lambda batches: maml_trpo.fisher_vector_product(policy, params, batches, args)(v),
-        lambda batches: flat(maml_trpo.update(policy, params, batches, args)[0]),
-    ):
-        torch.testing.assert_close(compute(spoilt), compute(batches), atol=1e-12, rtol=1e-9)
+
+    def fisher(policy, params, batches, args):
+        return maml_trpo.fisher_vector_product(policy, params, batches, args)(v)
+
+    def updated(policy, params, batches, args):
+        return flat(maml_trpo.update(policy, params, batches, args)[0])
+
+    for compute in (meta_gradient, fisher, updated):
+        expected = compute(policy, params, batches, args)
+        computed = compute(policy, params, spoilt, args)
+        torch.testing.assert_close(computed, expected, atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize("env_id", KINDS)
-def test_no_stray_cpu_tensors(env_id):
-    """On the meta device a tensor that was made on the CPU would raise: advantages, adaptation, Fisher, gradient."""
+def test_no_tensor_is_made_on_another_device(env_id):
+    """On the meta device a tensor that was made on the CPU would raise an error."""
     policy, params, batches, args = make(env_id)
     params = {name: param.float().to("meta") for name, param in params.items()}
-    batches = [
-        {name: (x.float() if x.dtype == torch.float64 else x).to("meta") for name, x in b.items()} for b in batches
-    ]
+    moved = []
     for batch in batches:
-        batch["advantage"] = maml_trpo.advantages(batch, 0.99, 0.9)
-    assert maml_trpo.adapt(policy, params, batches[0], args)["bias_0"].is_meta
-    product = maml_trpo.fisher_vector_product(policy, params, batches, args)
+        copy = {}
+        for name, x in batch.items():
+            dtype = torch.float32 if x.dtype == torch.float64 else x.dtype
+            copy[name] = x.to("meta", dtype)
+        copy["advantage"] = maml_trpo.advantages(copy, 0.99, 0.9)
+        moved.append(copy)
+    assert maml_trpo.adapt(policy, params, moved[0], args)["bias_0"].is_meta
+    product = maml_trpo.fisher_vector_product(policy, params, moved, args)
     size = sum(param.numel() for param in params.values())
-    assert maml_trpo.conjugate_gradient(product, torch.zeros(size, device="meta"), 3).is_meta
-    assert meta_gradient(policy, params, batches, args).is_meta
+    zeros = torch.zeros(size, device="meta")
+    assert maml_trpo.conjugate_gradient(product, zeros, 3).is_meta
+    assert meta_gradient(policy, params, moved, args).is_meta
 
 
-# ----------------------------------------------------------------------------------------------------------------- TRPO
+# ------------------------------------------------------------------------------------ TRPO
 
 
 def explicit_fisher(params, batches, args):
-    """mean_i J_i^T F_i J_i with J_i by finite differences and F_i, the Fisher matrix of the outputs, in closed form."""
-    theta, epsilon, total = flat(params), 1e-6, 0.0
+    """mean_i J_i^T F_i J_i, with J_i by finite differences.
+
+    F_i, the Fisher matrix of the outputs, is in closed form.
+    """
+    theta = flat(params)
+    total = 0.0
     for i in range(args.meta_batch_size):
         valid = batches[-1]["valid"][i]
         obs = batches[-1]["obs"][i][valid]
 
         def outputs(theta, i=i, obs=obs):
-            adapted = hand_adapted(maml_trpo.unflatten(theta, params), batches[:-1], i, args.inner_lr)
-            parts = [hand_outputs(adapted, obs).reshape(-1)]
-            return torch.cat(parts + ([adapted["log_std"].reshape(-1)] if "log_std" in params else []))
+            start = maml_trpo.unflatten(theta, params)
+            adapted = hand_adapted(start, batches[:-1], i, args.inner_lr)
+            out = hand_outputs(adapted, obs).reshape(-1)
+            if "log_std" not in params:
+                return out
+            return torch.cat([out, adapted["log_std"].reshape(-1)])
 
-        columns = []
-        for j in range(len(theta)):
-            step = torch.zeros_like(theta)
-            step[j] = epsilon
-            columns.append((outputs(theta + step) - outputs(theta - step)) / (2 * epsilon))
-        jacobian, at = torch.stack(columns, dim=1), outputs(theta)
-        if "log_std" in params:  # Gaussian: 1 / sigma^2 for every mean, 2 for the log-std, which all steps share
+        jacobian = differences(outputs, theta)
+        at = outputs(theta)
+        if "log_std" in params:
+            # Gaussian: 1 / sigma^2 for every mean, 2 for the log-deviation that all steps share
             size = params["log_std"].numel()
             precision = (-2 * at[-size:]).exp().repeat(len(obs)) / len(obs)
-            fisher = torch.diag(torch.cat([precision, torch.full((size,), 2.0, dtype=torch.float64)]))
-        else:  # categorical: diag(p) - p p^T for the logits of a step
+            twos = torch.full((size,), 2.0, dtype=torch.float64)
+            fisher = torch.diag(torch.cat([precision, twos]))
+        else:
+            # categorical: diag(p) - p p^T for the logits of a step
             probs = at.view(len(obs), -1).softmax(1)
-            fisher = torch.block_diag(*[torch.diag(p) - torch.outer(p, p) for p in probs]) / len(obs)
+            blocks = [torch.diag(p) - torch.outer(p, p) for p in probs]
+            fisher = torch.block_diag(*blocks) / len(obs)
         total = total + jacobian.T @ fisher @ jacobian / args.meta_batch_size
     return total
 
@@ -420,11 +569,20 @@ def explicit_fisher(params, batches, args):
 @pytest.mark.parametrize("env_id", KINDS)
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
 def test_fisher_vector_product_against_the_explicit_matrix(env_id, num_inner_steps):
-    sizes = {"num_tasks": 2, "episodes": 2, "horizon": 4, "hidden_size": 3}
-    policy, params, batches, args = make(env_id, **sizes, num_inner_steps=num_inner_steps, inner_lr=0.5)
-    product = maml_trpo.fisher_vector_product(policy, params, batches, replace(args, cg_damping=0.1))
+    policy, params, batches, args = make(
+        env_id,
+        num_tasks=2,
+        episodes=2,
+        horizon=4,
+        hidden_size=3,
+        num_inner_steps=num_inner_steps,
+        inner_lr=0.5,
+        cg_damping=0.1,
+    )
+    product = maml_trpo.fisher_vector_product(policy, params, batches, args)
     matrix = explicit_fisher(params, batches, args) + 0.1 * torch.eye(len(flat(params)))
-    for v in torch.randn(3, len(matrix), dtype=torch.float64, generator=torch.Generator().manual_seed(0)):
+    generator = torch.Generator().manual_seed(0)
+    for v in torch.randn(3, len(matrix), dtype=torch.float64, generator=generator):
         torch.testing.assert_close(product(v), matrix @ v, atol=1e-6, rtol=1e-5)
 
 
@@ -432,69 +590,93 @@ def test_fisher_is_estimated_on_the_first_episodes():
     policy, params, batches, args = make("EarlyEnds-v0", episodes=10)
     v = torch.randn(flat(params).shape, dtype=torch.float64)
     few = [{name: x[:, :3] for name, x in batch.items()} for batch in batches]
-    part = maml_trpo.fisher_vector_product(policy, params, batches, replace(args, fisher_fraction=0.3))(v)
-    torch.testing.assert_close(part, maml_trpo.fisher_vector_product(policy, params, few, args)(v))
+    expected = maml_trpo.fisher_vector_product(policy, params, few, args)(v)
+    args = replace(args, fisher_fraction=0.3)
+    computed = maml_trpo.fisher_vector_product(policy, params, batches, args)(v)
+    torch.testing.assert_close(computed, expected)
 
 
 def test_conjugate_gradient_against_a_direct_solve():
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(12, 12, dtype=torch.float64, generator=generator)
-    matrix, b = root @ root.T + torch.eye(12), torch.randn(12, dtype=torch.float64, generator=generator)
-    x = maml_trpo.conjugate_gradient(lambda v: matrix @ v, b, 50)  # stops by itself once it has converged
+    matrix = root @ root.T + torch.eye(12)
+    b = torch.randn(12, dtype=torch.float64, generator=generator)
+
+    def product(v):
+        return matrix @ v
+
+    x = maml_trpo.conjugate_gradient(product, b, 50)  # it has converged long before
     torch.testing.assert_close(x, torch.linalg.solve(matrix, b), atol=1e-4, rtol=1e-4)
-    rough = maml_trpo.conjugate_gradient(lambda v: matrix @ v, b, 3)
+    rough = maml_trpo.conjugate_gradient(product, b, 3)
     assert 0 < (matrix @ rough - b).norm() < b.norm()
+
+
+def hand_distribution(params, batches, i, args):
+    """The distribution of task i's adapted policy at the last batch's valid steps."""
+    adapted = hand_adapted(params, batches[:-1], i, args.inner_lr)
+    obs = batches[-1]["obs"][i][batches[-1]["valid"][i]]
+    out = hand_outputs(adapted, obs)
+    if "log_std" not in params:
+        return Categorical(logits=out)
+    return Independent(Normal(out, adapted["log_std"][0].exp()), 1)
 
 
 @pytest.mark.parametrize("env_id", KINDS)
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
 def test_update_improves_the_surrogate_within_the_trust_region(env_id, num_inner_steps):
-    """Surrogate and KL of the new parameters are computed again task by task; 23 tasks make three chunks."""
-    policy, params, batches, args = make(env_id, num_tasks=23, num_inner_steps=num_inner_steps, episodes=3)
+    """Surrogate and KL are computed again task by task; 23 tasks make three chunks."""
+    kwargs = {"num_tasks": 23, "num_inner_steps": num_inner_steps, "episodes": 3}
+    policy, params, batches, args = make(env_id, **kwargs)
     new, logs = maml_trpo.update(policy, params, batches, args)
-    before, after = (hand_objective(flat(p), params, batches, args) for p in (params, new))
-    assert 0 < logs["kl"] <= args.max_kl and logs["improvement"] > 0
-    assert abs(before - logs["surrogate"]) < 1e-9 and abs(after - before - logs["improvement"]) < 1e-9
+    before = hand_objective(flat(params), params, batches, args)
+    after = hand_objective(flat(new), params, batches, args)
+    assert 0 < logs["losses/kl"] <= args.max_kl
+    assert logs["losses/improvement"] > 0
+    assert abs(before - logs["losses/surrogate"]) < 1e-9
+    assert abs(after - before - logs["losses/improvement"]) < 1e-9
+    # chunk by chunk as in one piece
     gradient = meta_gradient(policy, params, batches, args)
-    assert abs(gradient.norm().item() - logs["gradient_norm"]) < 1e-9  # chunk by chunk as in one piece
+    assert abs(gradient.norm().item() - logs["losses/gradient_norm"]) < 1e-9
     total = 0.0
     for i in range(23):
-        valid, distributions = batches[-1]["valid"][i], []
-        for p in (params, new):
-            adapted = hand_adapted(p, batches[:-1], i, args.inner_lr)
-            out = hand_outputs(adapted, batches[-1]["obs"][i][valid])
-            if "log_std" in p:
-                distributions.append(Independent(Normal(out, adapted["log_std"][0].exp()), 1))
-            else:
-                distributions.append(Categorical(logits=out))
-        total += kl_divergence(*distributions).mean() / 23
-    assert abs(total - logs["kl"]) < 1e-9
+        old_distribution = hand_distribution(params, batches, i, args)
+        new_distribution = hand_distribution(new, batches, i, args)
+        total += kl_divergence(old_distribution, new_distribution).mean() / 23
+    assert abs(total - logs["losses/kl"]) < 1e-9
 
 
 def test_the_full_step_is_the_natural_gradient_on_the_trust_regions_border():
-    """With a Fisher matrix from all episodes: a direct solve of F x = g, scaled to a quadratic KL of max_kl."""
-    policy, params, batches, args = make("EarlyEnds-v0", num_tasks=2, max_kl=1e-8, cg_damping=1e-3, cg_iterations=99)
+    """With a Fisher matrix from all episodes: F x = g, scaled to a quadratic KL of max_kl."""
+    policy, params, batches, args = make(
+        "EarlyEnds-v0", num_tasks=2, max_kl=1e-8, cg_damping=1e-3, cg_iterations=99
+    )
     new, logs = maml_trpo.update(policy, params, batches, args)
     matrix = explicit_fisher(params, batches, args) + 1e-3 * torch.eye(len(flat(params)))
-    gradient = meta_gradient(policy, params, batches, args)
-    x = torch.linalg.solve(matrix, gradient)
-    step = (2 * args.max_kl / (x @ matrix @ x)).sqrt() * x * logs["step_size"]
-    torch.testing.assert_close(flat(new) - flat(params), step, atol=1e-3 * step.abs().max().item(), rtol=1e-2)
+    x = torch.linalg.solve(matrix, meta_gradient(policy, params, batches, args))
+    full_step = (2 * args.max_kl / (x @ matrix @ x)).sqrt() * x
+    step = logs["losses/step_size"] * full_step
+    tolerance = 1e-3 * step.abs().max().item()
+    torch.testing.assert_close(flat(new) - flat(params), step, atol=tolerance, rtol=1e-2)
 
 
 def test_a_rejected_step_leaves_the_parameters_untouched(monkeypatch):
     policy, params, batches, args = make("EarlyEnds-v0")
     before = {name: param.clone() for name, param in params.items()}
-    original, calls = maml_trpo.surrogate, []
+    original = maml_trpo.surrogate
+    calls = []
 
-    def ever_worse(*arguments):  # every evaluation is below the one before
+    def ever_worse(*arguments):  # every value is below the one before
         calls.append(1)
         return original(*arguments) - len(calls)
 
     monkeypatch.setattr(maml_trpo, "surrogate", ever_worse)
     new, logs = maml_trpo.update(policy, params, batches, args)
-    assert logs["step_size"] == 0 and logs["improvement"] == 0 and logs["kl"] == 0
-    assert all(torch.equal(new[name], before[name]) and torch.equal(params[name], before[name]) for name in params)
+    assert logs["losses/step_size"] == 0
+    assert logs["losses/improvement"] == 0
+    assert logs["losses/kl"] == 0
+    for name in params:
+        assert torch.equal(new[name], before[name])
+        assert torch.equal(params[name], before[name])
 
 
 def test_nothing_to_learn_leaves_the_parameters_untouched():
@@ -502,33 +684,85 @@ def test_nothing_to_learn_leaves_the_parameters_untouched():
     for batch in batches:
         batch["advantage"] = torch.zeros_like(batch["advantage"])
     new, logs = maml_trpo.update(policy, params, batches, args)
-    assert logs["step_size"] == 0 and np.isfinite(list(logs.values())).all()
-    assert all(torch.equal(new[name], params[name]) for name in params)
+    assert logs["losses/step_size"] == 0
+    assert np.isfinite(list(logs.values())).all()
+    for name in params:
+        assert torch.equal(new[name], params[name])
 
 
-# ---------------------------------------------------------------------------------------- trials, evaluation, training
+# --------------------------------------------------------------------- trials, evaluation
 
 
-def test_a_trial_adapts_step_by_step_and_halves_the_step_size_after_the_trained_ones():
-    env = envs.make("EarlyEnds-v0", 2 * 3, horizon=5)
-    policy = Policy(env, Args(hidden_size=4))
+@pytest.mark.parametrize(
+    "trained, step_sizes",
+    [(0, [0.4, 0.2, 0.2]), (1, [0.4, 0.2, 0.2]), (2, [0.4, 0.4, 0.2])],
+)
+def test_a_trial_halves_the_step_size_after_the_steps_of_training(trained, step_sizes):
+    env, policy, params = untrained("EarlyEnds-v0", 6)
+    tasks = env.sample_tasks(2, 0)
+    args = Args(num_inner_steps=trained, inner_lr=0.4)
+    torch.manual_seed(1)
+    batches = maml_trpo.trial(policy, params, env, tasks, 3, 7, args)
+    assert len(batches) == 4
+    torch.manual_seed(1)
+    for i, batch in enumerate(batches):
+        again = maml_trpo.rollout(policy, params, env, tasks, 7 + 6 * i)
+        for name in again:
+            assert torch.equal(again[name], batch[name])
+        if i < 3:
+            step = replace(args, inner_lr=step_sizes[i])
+            params = maml_trpo.adapt(policy, params, batch, step)
+
+
+@pytest.mark.parametrize("env_id", ["EarlyEnds-v0", "HalfCheetahVel-v0"])
+def test_evaluation_on_named_tasks_equals_trials_by_hand(env_id):
+    """One return per task, gradient step and episode; four tasks at a time, then what is left."""
+    args = Args(meta_batch_size=3, episodes_per_task=4, hidden_size=8, inner_lr=0.4)
+    env_kwargs = {"horizon": 6}
+    env = envs.make(env_id, 1, **env_kwargs)
+    policy = Policy(env, args)
     torch.manual_seed(0)
-    params, tasks = policy.initial_params(), env.sample_tasks(2)
-    for trained, sizes in ((0, (0.4, 0.2, 0.2)), (1, (0.4, 0.2, 0.2)), (2, (0.4, 0.4, 0.2))):
-        args = Args(num_inner_steps=trained, inner_lr=0.4)
-        torch.manual_seed(1)
-        batches = maml_trpo.trial(policy, params, env, tasks, 3, 7, args)
-        torch.manual_seed(1)
+    params = policy.initial_params()
+    tasks = env.sample_tasks(10, 0)
+    returns = maml_trpo.evaluate(policy, params, env_id, env_kwargs, tasks, 3, seed=5)
+    assert returns.shape == (10, 4, 3)
+    assert returns.dtype == np.float64
+    for start, size in ((0, 4), (4, 4), (8, 2)):
+        batch_env = envs.make(env_id, size * 3, **env_kwargs)
+        seeds = np.random.SeedSequence([2, 5, start]).generate_state(2)
+        torch.manual_seed(seeds[0])
         current = params
-        for i, batch in enumerate(batches):
-            again = maml_trpo.rollout(policy, current, env, tasks, 7 + 6 * i)
-            assert all(torch.equal(again[name], batch[name]) for name in again)
-            if i < 3:
-                current = maml_trpo.adapt(policy, current, batch, replace(args, inner_lr=sizes[i]))
+        for i in range(4):
+            seed = int(seeds[1]) + i * size * 3
+            named = tasks[start : start + size]
+            batch = maml_trpo.rollout(policy, current, batch_env, named, seed)
+            np.testing.assert_array_equal(returns[start : start + size, i], batch["return"])
+            batch["advantage"] = maml_trpo.advantages(batch, args.gamma, args.gae_lambda)
+            step = replace(args, inner_lr=0.4 if i == 0 else 0.2)
+            current = maml_trpo.adapt(policy, current, batch, step)
+    # Another seed has other episodes; what torch drew before changes nothing.
+    torch.manual_seed(99)
+    again = maml_trpo.evaluate(policy, params, env_id, env_kwargs, tasks, 3, seed=5)
+    np.testing.assert_array_equal(again, returns)
+    other = maml_trpo.evaluate(policy, params, env_id, env_kwargs, tasks, 3, seed=6)
+    assert np.isin(other, returns).mean() < 0.1  # an episode may be one step, of the largest size
 
 
-TINY = {"meta_batch_size": 3, "episodes_per_task": 4, "hidden_size": 8, "num_iterations": 4, "cuda": False}
-TINY |= {"env_kwargs": {"horizon": 6}, "eval_trials": 5, "eval_episodes": 3, "save_model": True}
+@pytest.mark.parametrize("num_episodes", [1, 4, 100])
+def test_evaluation_keeps_the_order_of_the_tasks(num_episodes):
+    args = Args(meta_batch_size=3, episodes_per_task=4, hidden_size=4)
+    env = envs.make("PaysTheTask-v0", 1, horizon=5)
+    policy = Policy(env, args)
+    params = policy.initial_params()
+    tasks = env.sample_tasks(14, 0)
+    kwargs = {"horizon": 5}
+    returns = maml_trpo.evaluate(policy, params, "PaysTheTask-v0", kwargs, tasks, num_episodes)
+    assert returns.shape == (14, 4, num_episodes)
+    expected = np.broadcast_to(5 * tasks[:, :1, None], returns.shape)
+    np.testing.assert_allclose(returns, expected, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------- training
 
 
 @pytest.fixture
@@ -537,155 +771,255 @@ def in_tmp(tmp_path, monkeypatch):
     return tmp_path
 
 
-def train_tiny(**kwargs):
-    result = maml_trpo.train(Args(**{**TINY, **kwargs}))
-    return result, max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+def tiny(**kwargs):
+    """The arguments of a run of a second."""
+    arguments = {
+        "env_kwargs": {"horizon": 6},
+        "num_iterations": 4,
+        "meta_batch_size": 3,
+        "episodes_per_task": 4,
+        "hidden_size": 8,
+        "eval_trials": 5,
+        "eval_episodes": 3,
+        "cuda": False,
+    }
+    return Args(**(arguments | kwargs))
 
 
-def test_evaluation_is_of_held_out_tasks(in_tmp, monkeypatch):
-    """The same tasks whatever the training seed; the means of what the trials earned, with their standard errors."""
-    seen, original = [], maml_trpo.trial
+def only(pattern):
+    """The one file or folder of that name in runs/."""
+    (path,) = Path("runs").glob(pattern)
+    return path
 
-    def spy(policy, params, env, tasks, num_steps, seed, args):
-        batches = original(policy, params, env, tasks, num_steps, seed, args)
-        seen.append((tasks, torch.stack([batch["return"] for batch in batches], 1).double().numpy(), num_steps))
-        return batches
 
-    env = envs.make("Navigation2D-v0")
-    policy = Policy(env, Args(hidden_size=8))
-    monkeypatch.setattr(maml_trpo, "trial", spy)
-    args = Args(**{**TINY, "eval_trials": 50})
-    result = maml_trpo.evaluate(policy, policy.initial_params(), args)
-    tasks, returns = (np.concatenate([chunk[i] for chunk in seen]) for i in (0, 1))
-    np.testing.assert_array_equal(tasks, env.sample_tasks(50, np.random.default_rng([1, 0])))
-    assert returns.shape == (50, 4, 3) and {chunk[2] for chunk in seen} == {3}
-    for name, samples in (
-        ("return_by_gradient_step", returns.mean(2)),
-        ("return_by_episode", returns.reshape(50, 12)),
-        ("return_mean", returns.sum((1, 2))),
-    ):
-        np.testing.assert_allclose(result[name], samples.mean(0))
-        stderr = result[name.removesuffix("_mean") + "_stderr"]
-        np.testing.assert_allclose(stderr, samples.std(0, ddof=1) / np.sqrt(50))
-    before = list(seen)
-    maml_trpo.evaluate(policy, policy.initial_params(), replace(args, seed=2))
-    assert all(np.array_equal(a[0], b[0]) for a, b in zip(before, seen[len(before) :], strict=True))
+def spy_on(monkeypatch, name):
+    """A list of (arguments, result) of all calls of a function of the script, from now on."""
+    original = getattr(maml_trpo, name)
+    calls = []
+
+    def spy(*arguments):
+        result = original(*arguments)
+        calls.append((arguments, result))
+        return result
+
+    monkeypatch.setattr(maml_trpo, name, spy)
+    return calls
 
 
 @pytest.mark.parametrize("env_id", ["Navigation2D-v0", "TabularMDP-v0", "HalfCheetahDir-v0"])
 def test_a_run_writes_what_it_promises(in_tmp, env_id):
-    result, run = train_tiny(env_id=env_id, num_iterations=2)
-    assert {"args.json", "checkpoint.pt", "agent.pt", "eval.json"} <= {path.name for path in run.iterdir()}
-    assert run.name.startswith(f"{env_id}__maml_trpo__1__") and list(run.glob("events.*"))
+    args = tiny(env_id=env_id, num_iterations=2)
+    result = maml_trpo.train(args)
+    run = only(f"{env_id}__maml_trpo__1__*")
+    names = {path.name for path in run.iterdir() if "events" not in path.name}
+    assert names == {"args.json", "checkpoint.pt", "eval.json"}
+    assert len(list(run.glob("events.*"))) == 1
+    assert json.loads((run / "args.json").read_text()) == vars(args)
     assert json.loads((run / "eval.json").read_text()) == result
-    keys = "env_id env_kwargs algorithm seed global_step wall_seconds num_trials episodes_per_trial return_mean"
-    keys += " return_stderr return_by_episode return_by_episode_stderr random_return_mean return_by_gradient_step"
-    assert set(keys.split()) | {"return_by_gradient_step_stderr"} == set(result)
-    assert len(result["return_by_gradient_step"]) == 4 and len(result["return_by_episode"]) == 12
-    assert result["global_step"] == 2 * 2 * 3 * 4 * 6 and result["num_trials"] == 5
-    policy, params, args = maml_trpo.load(run / "agent.pt")
-    again = maml_trpo.evaluate(policy, params, args)
-    assert all(result[key] == number for key, number in again.items())
+    assert vars(args).items() <= result.items()
+    assert set(result) - set(vars(args)) == {
+        "algorithm",
+        "global_step",
+        "wall_seconds",
+        "num_trials",
+        "episodes_per_trial",
+        "return_mean",
+        "return_stderr",
+        "return_by_episode",
+        "return_by_episode_stderr",
+        "return_by_gradient_step",
+        "return_by_gradient_step_stderr",
+    }
+    assert result["algorithm"] == "maml_trpo"
+    assert result["global_step"] == 2 * 2 * 3 * 4 * 6
+    assert result["num_trials"] == 5
+    assert result["episodes_per_trial"] == 12
+
+    # What was saved earns what eval.json says.
+    policy, params, args = maml_trpo.load(run / "checkpoint.pt")
+    tasks = envs.make(env_id, 1, **args.env_kwargs).sample_tasks(5, [1, 0])
+    returns = maml_trpo.evaluate(policy, params, env_id, args.env_kwargs, tasks, 3)
+    assert result["return_mean"] == returns.reshape(5, 12).sum(1).mean()
 
 
-class NoisyStart(gym.Env):
-    """An ordinary single environment: a line to walk along, from a random place to the one that the task names."""
+def test_scores_are_means_and_standard_errors_over_held_out_tasks(in_tmp, monkeypatch):
+    """The tasks are the same whatever the training seed, and others for another eval_seed."""
+    calls = spy_on(monkeypatch, "evaluate")
+    result = maml_trpo.train(tiny(num_iterations=1, eval_trials=50))
+    maml_trpo.train(tiny(num_iterations=1, eval_trials=50, seed=2))
+    maml_trpo.train(tiny(num_iterations=1, eval_trials=50, eval_seed=3))
+    tasks = [arguments[4] for arguments, _ in calls]
+    held_out = envs.make("Navigation2D-v0").sample_tasks(50, [1, 0])
+    np.testing.assert_array_equal(tasks[0], held_out)
+    np.testing.assert_array_equal(tasks[1], held_out)
+    assert not np.isin(tasks[2], held_out).any()
 
-    observation_space, action_space = gym.spaces.Box(-np.inf, np.inf, (1,)), gym.spaces.Box(-1, 1, (1,))
-
-    def sample_task(self, rng):
-        return rng.uniform(-1, 1)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.goal, self.place = options["task"], self.np_random.normal(size=1).astype(np.float32)
-        return self.place, {}
-
-    def step(self, action):
-        self.place = (self.place + 0.1 * action).astype(np.float32)
-        return self.place, -float(abs(self.place[0] - self.goal)), False, False, {}
-
-
-gym.register("NoisyStart-v0", entry_point=NoisyStart, max_episode_steps=6)
+    returns = calls[0][1]
+    assert returns.shape == (50, 4, 3)
+    scores = {
+        "return_by_gradient_step": returns.mean(2),
+        "return_by_episode": returns.reshape(50, 12),
+        "return": returns.sum((1, 2)),
+    }
+    for name, samples in scores.items():
+        mean = result.get(name, result["return_mean"])
+        np.testing.assert_allclose(mean, samples.mean(0))
+        stderr = samples.std(0, ddof=1) / np.sqrt(50)
+        np.testing.assert_allclose(result[f"{name}_stderr"], stderr)
 
 
 def test_a_single_environment_of_ones_own_is_trained_on_fresh_episodes(in_tmp, monkeypatch):
-    starts, original = [], maml_trpo.rollout
-
-    def spy(*arguments, **kwargs):
-        batch = original(*arguments, **kwargs)
-        starts.append(batch["obs"][:, :, 0].flatten().tolist())
-        return batch
-
-    monkeypatch.setattr(maml_trpo, "rollout", spy)
-    result, _ = train_tiny(env_id="NoisyStart-v0", env_kwargs={}, eval_trials=4)
-    training = [start for batch in starts[:8] for start in batch]  # four iterations of two batches
-    assert len(set(training)) == len(training) == 8 * 3 * 4  # no episode starts where another did
+    calls = spy_on(monkeypatch, "rollout")
+    result = maml_trpo.train(tiny(env_id="NoisyStart-v0", env_kwargs={}))
+    training = []
+    for _, batch in calls[:8]:  # four iterations of two batches
+        training += batch["obs"][:, :, 0].flatten().tolist()
+    assert len(training) == 8 * 3 * 4
+    assert len(set(training)) == len(training)  # no episode starts where another did
     assert np.isfinite(result["return_by_gradient_step"]).all()
 
 
+def test_a_fault_in_a_users_environment_keeps_its_type_and_gets_notes(in_tmp, monkeypatch):
+    """It is in the second iteration: 2 batches of 6 steps of 12 sub-environments came before."""
+    monkeypatch.setattr(NoisyStart, "steps", 0)
+    monkeypatch.setattr(NoisyStart, "faulty_step", 2 * 6 * 12 + 3 * 12 + 7)
+    with pytest.raises(ArithmeticError, match="the goal is") as caught:
+        maml_trpo.train(tiny(env_id="NoisyStart-v0", env_kwargs={}))
+    last = traceback.extract_tb(caught.tb)[-1]
+    assert Path(last.filename).name == "test_maml_trpo.py"
+    assert last.line.startswith('raise ArithmeticError(f"the goal is')
+    goal = str(caught.value).removeprefix("the goal is ")
+    assert caught.value.__notes__ == [
+        f"In sub-environment 7, whose task is {goal}.",
+        "Stopped in iteration 2.",
+        f"To go on: python maml_trpo.py --resume {only('*/checkpoint.pt')}",
+    ]
+
+
+def test_a_fault_in_the_first_iteration_leaves_no_folder(in_tmp, monkeypatch):
+    monkeypatch.setattr(NoisyStart, "steps", 0)
+    monkeypatch.setattr(NoisyStart, "faulty_step", 5)
+    with pytest.raises(ArithmeticError) as caught:
+        maml_trpo.train(tiny(env_id="NoisyStart-v0", env_kwargs={}))
+    assert caught.value.__notes__[1:] == ["Stopped in iteration 1."]
+    assert list(in_tmp.iterdir()) == []
+
+
 def test_parameters_that_adaptation_blows_up_are_told_about(in_tmp):
-    with pytest.raises(ValueError, match="The policy is not finite: lower --inner-lr"):
-        train_tiny(env_id="TabularMDP-v0", inner_lr=1e38, max_kl=1e-3, num_iterations=1)
+    args = tiny(env_id="TabularMDP-v0", inner_lr=1e38)
+    with pytest.raises(envs.UsageError, match="policy is not finite: lower --inner-lr") as caught:
+        maml_trpo.train(args)
+    assert caught.value.__notes__ == ["Stopped in iteration 1."]
+
+
+def stop_in_iteration(monkeypatch, number):
+    """A run is interrupted in that iteration."""
+    original = maml_trpo.update
+    calls = []
+
+    def update(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(maml_trpo, "update", update)
 
 
 @pytest.mark.parametrize(
     "kwargs",
     [
         {},
-        {"num_inner_steps": 0},
         {"num_inner_steps": 2, "first_order": True},
-        {"env_id": "TabularMDP-v0"},
         {"env_id": "HalfCheetahVel-v0"},
-        {"env_id": "AntGoal-v0", "env_kwargs": {"horizon": 30}},
     ],
 )
 def test_stopped_and_resumed_equals_never_stopped(in_tmp, monkeypatch, kwargs):
-    """A run that saves after every iteration is cut in the middle; its checkpoint goes on to the same end."""
-    kwargs = {"checkpoint_seconds": 1e-9, **kwargs}
-    whole, run = train_tiny(**kwargs)
-    parameters = torch.load(run / "checkpoint.pt", weights_only=True)
-    calls, original = [], maml_trpo.update
-
-    def update(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    monkeypatch.setattr(maml_trpo, "update", update)
-    with pytest.raises(KeyboardInterrupt):
-        train_tiny(**kwargs, exp_name="cut")
-    (checkpoint,) = in_tmp.glob("runs/*cut*/checkpoint.pt")
+    """A run that saves after every iteration is cut in the middle, and goes on to the same end."""
+    args = tiny(checkpoint_seconds=1e-9, **kwargs)
+    whole = maml_trpo.train(args)
+    parameters = torch.load(only("*/checkpoint.pt"), weights_only=True)["agent"]
+    cut = replace(args, exp_name="cut")
+    with monkeypatch.context() as context:
+        stop_in_iteration(context, 3)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            maml_trpo.train(cut)
+    checkpoint = only("*__cut__*/checkpoint.pt")
+    assert caught.value.__notes__ == [
+        "Stopped in iteration 3.",
+        f"To go on: python maml_trpo.py --resume {checkpoint}",
+    ]
     assert torch.load(checkpoint, weights_only=True)["iteration"] == 2
-    monkeypatch.setattr(maml_trpo, "update", original)
-    resumed, _ = train_tiny(**kwargs, exp_name="cut", resume=str(checkpoint))
-    del whole["wall_seconds"], resumed["wall_seconds"]
-    assert whole == resumed
-    for name, tensor in torch.load(checkpoint, weights_only=True)["agent"].items():
-        assert torch.equal(tensor, parameters["agent"][name])
+    resumed = maml_trpo.train(replace(cut, resume=str(checkpoint)))
+    for name in set(whole) - {"wall_seconds", "exp_name", "resume"}:
+        assert whole[name] == resumed[name], name
+    agent = torch.load(checkpoint, weights_only=True)["agent"]
+    assert agent.keys() == parameters.keys()
+    for name, tensor in agent.items():
+        assert torch.equal(tensor, parameters[name])
 
 
-def test_a_nonfinite_update_stops_the_run_and_keeps_the_checkpoint(in_tmp, monkeypatch):
-    original, calls = maml_trpo.advantages, []
+def test_the_checkpoint_is_written_after_the_first_iteration_and_then_by_the_clock(
+    in_tmp, monkeypatch
+):
+    stop_in_iteration(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        maml_trpo.train(tiny(checkpoint_seconds=1000))
+    assert torch.load(only("*/checkpoint.pt"), weights_only=True)["iteration"] == 1
+
+
+def test_a_finished_run_is_not_resumed_and_its_scores_stay(in_tmp):
+    args = tiny(num_iterations=1)
+    maml_trpo.train(args)
+    run = only("*")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    args = replace(args, resume=str(run / "checkpoint.pt"), eval_trials=7)
+    with pytest.raises(envs.UsageError) as caught:
+        maml_trpo.train(args)
+    assert str(caught.value) == f"{run} is finished: to go on, raise --num-iterations."
+    after = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert after == before
+    result = maml_trpo.train(replace(args, num_iterations=2))  # but more iterations go on
+    assert result["global_step"] == 2 * 2 * 3 * 4 * 6
+
+
+def test_an_update_that_is_not_finite_stops_the_run_and_the_checkpoint_is_whole(
+    in_tmp, monkeypatch
+):
+    original = maml_trpo.advantages
+    calls = []
 
     def poisoned(*arguments):
         calls.append(1)
-        return original(*arguments) * (torch.nan if len(calls) > 5 else 1)
+        factor = 1 if len(calls) <= 5 else torch.nan
+        return original(*arguments) * factor
 
     monkeypatch.setattr(maml_trpo, "advantages", poisoned)
-    with pytest.raises(ValueError, match="Not finite in iteration 3: .*'gradient_norm': nan"):
-        train_tiny(checkpoint_seconds=1e-9)
-    (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
+    words = "Not finite: .*'losses/gradient_norm': nan.* Lower --inner-lr"
+    with pytest.raises(envs.UsageError, match=words) as caught:
+        maml_trpo.train(tiny(checkpoint_seconds=1e-9))
+    checkpoint = only("*/checkpoint.pt")
+    assert caught.value.__notes__ == [
+        "Stopped in iteration 3.",
+        f"To go on: python maml_trpo.py --resume {checkpoint}",
+    ]
     saved = torch.load(checkpoint, weights_only=True)
-    assert saved["iteration"] == 2 and all(tensor.isfinite().all() for tensor in saved["agent"].values())
+    assert saved["iteration"] == 2
+    for tensor in saved["agent"].values():
+        assert tensor.isfinite().all()
 
 
 def test_it_learns_to_adapt(in_tmp):
-    """20 seconds: one gradient step in a new task halves the distance to the goal, which the policy cannot know."""
-    args = Args(num_iterations=16, eval_trials=50, eval_episodes=20, meta_batch_size=20, episodes_per_task=20)
+    """15 seconds: one gradient step in a new task halves the distance to a goal it cannot know."""
+    args = Args(num_iterations=12, eval_trials=50, eval_episodes=20)
     result = maml_trpo.train(args)
-    before, after, *_ = result["return_by_gradient_step"]
+    before, after = result["return_by_gradient_step"][:2]
     stderr = np.hypot(*result["return_by_gradient_step_stderr"][:2])
-    assert after > before + 10 * stderr and after > -20
-    assert before > result["random_return_mean"] / result["episodes_per_trial"]
+    assert after > before + 10 * stderr
+    assert after > -20
+    # What was there before training is worse, and adapts far less.
+    env, policy, params = untrained(args.env_id, 1)
+    tasks = env.sample_tasks(20, [1, 0])
+    untrained_returns = maml_trpo.evaluate(policy, params, args.env_id, {}, tasks, 5)
+    assert before > untrained_returns[:, 0].mean()
+    assert after > untrained_returns[:, 1].mean() / 2

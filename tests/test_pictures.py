@@ -1,15 +1,17 @@
-"""Pictures: that they show what the agent did, in the right tasks, and that every kind of environment gets its own."""
+"""Pictures show what the agent did, in the right tasks, and every kind of environment gets one."""
 
-import os
+import runpy
 import subprocess
 import sys
 from ctypes.util import find_library
 from dataclasses import asdict
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
 import envs
@@ -21,8 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmark"))
 
 import pictures  # noqa: E402
 
-SMALL = {rl2_ppo: {"hidden_size": 8, "episodes_per_trial": 3}, maml_trpo: {"hidden_size": 8, "episodes_per_task": 4}}
-SMALL[snail_ppo] = {"sizes": (8, 4, 4, 4), "episodes_per_trial": 3}
+SMALL = {
+    rl2_ppo: {"hidden_size": 8, "episodes_per_trial": 3},
+    snail_ppo: {"sizes": (8, 4, 4, 4), "episodes_per_trial": 3},
+    maml_trpo: {"hidden_size": 8, "episodes_per_task": 4},
+}
 
 
 def checkpoint(folder, script, env_id, **env_kwargs):
@@ -30,10 +35,17 @@ def checkpoint(folder, script, env_id, **env_kwargs):
     torch.manual_seed(0)
     args = script.Args(env_id=env_id, env_kwargs=env_kwargs, **SMALL[script])
     env = envs.make(env_id, 1, **env_kwargs)
-    maml = script is maml_trpo
-    agent = script.Policy(env, args).initial_params() if maml else script.Agent(env, args).state_dict()
-    torch.save({"algorithm": script.ALGORITHM, "args": asdict(args), "agent": agent}, folder / "checkpoint.pt")
-    return folder / "checkpoint.pt"
+    if script is maml_trpo:
+        agent = script.Policy(env, args).initial_params()
+    else:
+        agent = script.Agent(env, args).state_dict()
+    path = folder / "checkpoint.pt"
+    torch.save({"algorithm": script.ALGORITHM, "args": asdict(args), "agent": agent}, path)
+    return path
+
+
+def pixels_of(image):
+    return np.asarray(image.convert("RGB")).astype(int)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +63,17 @@ def checkpoint(folder, script, env_id, **env_kwargs):
 )
 def test_a_picture_is_drawn_beside_the_checkpoint(script, env_id, name, tmp_path):
     env_id, *oracle = env_id.split()
-    path = checkpoint(tmp_path, script, env_id, **({"observe_task": True} if oracle else {}))
+    env_kwargs = {"observe_task": True} if oracle else {}
+    path = checkpoint(tmp_path, script, env_id, **env_kwargs)
     assert pictures.draw(path) == tmp_path / name
-    _, tasks, parts = pictures.trials(path, 2, 3)
+    _, _, parts = pictures.trials(path, 2, 3)
+    copies = 20 if script is maml_trpo else 3
+    position = (2,) if env_id == "Navigation2D-v0" else ()
     for part in parts.values():
-        assert part["obs"].shape[1:] == (2, max(3, part["obs"].shape[2])) + (2,) * (env_id == "Navigation2D-v0")
-    pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
-    assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+        assert part["obs"].shape[1:] == (2, copies, *position)
+    pixels = pixels_of(Image.open(tmp_path / name))
+    assert min(pixels.shape[:2]) > 300
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
 @pytest.mark.parametrize("script", [rl2_ppo, maml_trpo])
@@ -69,45 +85,152 @@ def test_a_film_of_mujoco_without_a_display(script, body, tmp_path):
             pictures.draw(path)
         return
     film = Image.open(pictures.draw(path))
-    rows = 3 if script is maml_trpo else 2  # before and after: a gradient step and three of them, or the last episode
-    assert film.size == (2 * 200, rows * 150) and film.n_frames == 3  # every other one of six steps
+    # The first episode and the last one; or before and after one gradient step, and three of them.
+    rows = 3 if script is maml_trpo else 2
+    assert film.size == (2 * 200, rows * 150)
+    assert film.n_frames == 3  # every other one of six steps
     film.seek(film.n_frames - 1)
-    pixels = np.asarray(film.convert("RGB")).astype(int)
-    assert pixels.std() > 20 and np.abs(pixels[:, :200] - pixels[:, 200:400]).max() > 50  # tasks differ
+    pixels = pixels_of(film)
+    assert pixels.std() > 20
+    assert np.abs(pixels[:, :200] - pixels[:, 200:400]).max() > 50  # tasks differ
 
 
-def test_what_stands_in_a_picture_is_what_the_agent_did(tmp_path):
-    """The steps of each episode, whose beginnings differ where episodes end early, against a loop over the trials."""
+class Painter(gym.Env):
+    """Draws its task as a red, the number of steps so far as a blue."""
+
+    observation_space = Box(-1, 1, (2,))
+    action_space = Discrete(2)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(self, render_mode=None, blind=False):
+        self.render_mode = render_mode
+        self.blind = blind
+
+    def sample_task(self, rng):
+        return rng.integers(256)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.task = options["task"]
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        if self.blind:
+            return None
+        return np.full((60, 80, 3), [self.task, 0, 50 * self.steps], np.uint8)
+
+
+@pytest.fixture
+def painter():
+    gym.register("Painter-v0", Painter, max_episode_steps=4, disable_env_checker=True)
+    yield "Painter-v0"
+    del gym.registry["Painter-v0"]
+
+
+@pytest.mark.parametrize(
+    "script, labels",
+    [
+        (rl2_ppo, ["episode 1", "episode 3"]),
+        (snail_ppo, ["episode 1", "episode 3"]),
+        (maml_trpo, ["0 gradient steps", "1 gradient step", "3 gradient steps"]),
+    ],
+)
+def test_a_film_of_an_ordinary_environment(script, labels, painter, tmp_path, monkeypatch):
+    film = pictures.film
+    shown = {}
+
+    def watched(path, rows, tasks, fps):
+        shown.update(rows)
+        return film(path, rows, tasks, fps)
+
+    monkeypatch.setattr(pictures, "film", watched)
+    drawn = Image.open(pictures.draw(checkpoint(tmp_path, script, painter)))
+    assert drawn.size == (3 * 80, len(labels) * 60)
+    assert drawn.n_frames == 4
+    tasks = envs.make(painter).sample_tasks(3, [1, 0])
+    assert list(shown) == labels
+    for row in shown.values():
+        for task, frames in zip(tasks, row, strict=True):
+            colors = [[task, 0, 50 * t] for t in range(4)]
+            np.testing.assert_array_equal(frames[:, 0, 0], colors)
+
+
+def test_an_environment_that_does_not_draw_is_one_sentence(painter, tmp_path):
+    path = checkpoint(tmp_path, rl2_ppo, painter, blind=True)
+    with pytest.raises(envs.UsageError, match="does not render to rgb_array"):
+        pictures.draw(path)
+
+
+def test_what_stands_in_a_picture_is_what_the_agent_did(tmp_path, monkeypatch):
+    """The steps of each episode, against a loop over the trials.
+
+    Where episodes end early, the beginnings of the next ones differ.
+    """
     path = checkpoint(tmp_path, rl2_ppo, "Navigation2D-v0", horizon=7)
-    agent = rl2_ppo.load(path)
-    agent.unit.fill_(0.05)
-    torch.save(torch.load(path) | {"agent": agent.state_dict()}, path)
     original = envs.Navigation2D._advance
 
     def often_there(self, actions):  # an episode ends with a chance of 1 in 3
         reward, _, info = original(self, actions)
         return reward, self.np_random.random(self.num_envs) < 1 / 3, info
 
-    envs.Navigation2D._advance = often_there
-    try:
-        env, goals, parts = pictures.trials(path, 4, 3, look=lambda env: env._state.copy())
-        torch.manual_seed(0)
-        again = envs.make("Navigation2D-v0", 12, horizon=7)
-        data = rl2_ppo.rollout(agent, again, np.repeat(goals, 3, axis=0), 3, 0)
-    finally:
-        envs.Navigation2D._advance = original
-    assert (goals == again.sample_tasks(4, np.random.default_rng([1, 0]))).all() and list(parts)[0] == "episode 1"
+    monkeypatch.setattr(envs.Navigation2D, "_advance", often_there)
+    _, goals, parts = pictures.trials(path, 4, 3, look=lambda env: env._state.copy())
+    agent = rl2_ppo.load(path)
+    again = envs.make("Navigation2D-v0", 12, horizon=7)
+    torch.manual_seed(0)
+    data = rl2_ppo.rollout(agent, again, np.repeat(goals, 3, axis=0), 3, 0)
+    np.testing.assert_array_equal(goals, again.sample_tasks(4, np.random.default_rng([1, 0])))
+    assert list(parts) == ["episode 1", "episode 2", "episode 3"]
     lengths = set()
     for i, part in enumerate(parts.values()):
         for n in range(12):
             mine = [t for t in range(len(data["obs"])) if data["episode"][t, n] == i]
-            valid = part["valid"][:, n // 3, n % 3]
+            trial = {name: array[:, n // 3, n % 3] for name, array in part.items()}
+            valid = trial["valid"]
             lengths.add(valid.sum())
-            assert valid.sum() == len(mine) and not valid[len(mine) :].any()
-            np.testing.assert_array_equal(part["obs"][valid, n // 3, n % 3], data["obs"][mine, n])
-            np.testing.assert_array_equal(part["action"][valid, n // 3, n % 3], data["action"][mine, n])
-            np.testing.assert_array_equal(part["look"][valid, n // 3, n % 3].astype(np.float32), data["obs"][mine, n])
+            assert valid.sum() == len(mine)
+            assert not valid[len(mine) :].any()
+            obs = data["obs"][mine, n]
+            np.testing.assert_array_equal(trial["obs"][valid], obs)
+            np.testing.assert_array_equal(trial["action"][valid], data["action"][mine, n])
+            np.testing.assert_array_equal(trial["look"][valid].astype(np.float32), obs)
     assert len(lengths) > 3
+
+
+def test_what_stands_in_a_picture_of_maml_is_what_it_did(tmp_path, monkeypatch):
+    """The steps before and after each gradient step, against the batches of a trial."""
+    path = checkpoint(tmp_path, maml_trpo, "Navigation2D-v0", horizon=7)
+    original = envs.Navigation2D._advance
+
+    def often_there(self, actions):
+        reward, _, info = original(self, actions)
+        return reward, self.np_random.random(self.num_envs) < 1 / 3, info
+
+    monkeypatch.setattr(envs.Navigation2D, "_advance", often_there)
+    _, goals, parts = pictures.trials(path, 2, 3, look=lambda env: env._state.copy())
+    policy, params, args = maml_trpo.load(path)
+    again = envs.make("Navigation2D-v0", 40, horizon=7)
+    torch.manual_seed(0)
+    batches = maml_trpo.trial(policy, params, again, goals, 3, 0, args)
+    assert list(parts) == [
+        "0 gradient steps",
+        "1 gradient step",
+        "2 gradient steps",
+        "3 gradient steps",
+    ]
+    for part, batch in zip(parts.values(), batches, strict=True):
+        valid = batch["valid"].movedim(2, 0).numpy()  # [T, tasks, copies]
+        obs = batch["obs"].movedim(2, 0).numpy()
+        action = batch["action"].movedim(2, 0).numpy()
+        np.testing.assert_array_equal(part["valid"], valid)
+        np.testing.assert_array_equal(part["obs"][valid], obs[valid])
+        np.testing.assert_array_equal(part["action"][valid], action[valid])
+        np.testing.assert_array_equal(part["look"][valid].astype(np.float32), obs[valid])
 
 
 class Vector(envs.Navigation2D):
@@ -115,51 +238,86 @@ class Vector(envs.Navigation2D):
 
 
 def test_no_picture_is_one_sentence(tmp_path, capsys):
-    envs.gym.register("Vector-v0", vector_entry_point=Vector)
+    gym.register("Vector-v0", vector_entry_point=Vector)
     try:
         assert pictures.draw(checkpoint(tmp_path, rl2_ppo, "Vector-v0")) is None
     finally:
-        del envs.gym.registry["Vector-v0"]
-    assert "No picture of Vector-v0" in capsys.readouterr().out and os.listdir(tmp_path) == ["checkpoint.pt"]
+        del gym.registry["Vector-v0"]
+    assert "No picture of Vector-v0" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
         ([], "CHECKPOINT"),
-        (["nowhere.pt"], "nowhere.pt is no checkpoint"),
-        ([__file__], "test_pictures.py is no checkpoint"),
+        (["nowhere.pt"], "nowhere.pt is no readable checkpoint: FileNotFoundError"),
+        ([__file__], "test_pictures.py is no readable checkpoint: "),
+        (["dqn.pt"], "dqn.pt is of dqn, not of maml_trpo, rl2_ppo, snail_ppo"),
+        (["old.pt"], "another version of rl2_ppo"),
     ],
 )
-def test_bad_input_is_one_sentence(arguments, words, tmp_path):
+def test_bad_input_is_one_sentence(arguments, words, tmp_path, monkeypatch):
+    torch.save({"algorithm": "dqn"}, tmp_path / "dqn.pt")
+    torch.save({"algorithm": "rl2_ppo", "args": {"argument_of_old": 1}}, tmp_path / "old.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pictures.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(pictures.__file__, run_name="__main__")
+    assert end.value.code.startswith("error: ")
+    assert words in end.value.code
+    assert len(end.value.code.splitlines()) == 1
+
+
+def run(*arguments, cwd):
+    """The program in a process of its own."""
     command = [sys.executable, pictures.__file__, *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_line_draws_into_a_folder_or_says_what_is_wrong(tmp_path):
+    path = checkpoint(tmp_path, rl2_ppo, "Bandit-v0")
+    done = run(str(path), "new/folder", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "new/folder/heatmap.png" in done.stdout
+    assert (tmp_path / "new/folder/heatmap.png").exists()
+    done = run("nowhere.pt", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "nowhere.pt is no readable checkpoint" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_heat_map_of_a_bandit_by_hand():
     tasks = np.array([[0.2, 0.9, 0.5]])
-    parts = {"episode 1": [[0, 1, 1, 1]], "episode 2": [[2, 2, 0, 1]]}  # arms that four agents pull
-    parts = {name: {"action": np.array([arms]), "obs": np.zeros((1, 1, 4))} for name, arms in parts.items()}
-    ((_, labels, part),) = pictures.maps(None, tasks, parts)[0]
+    arms = {"episode 1": [0, 1, 1, 1], "episode 2": [2, 2, 0, 1]}  # that four agents pull
+    parts = {}
+    for label, pulled in arms.items():
+        parts[label] = {"action": np.array([[pulled]]), "obs": np.zeros((1, 1, 4))}
+    (task_maps,) = pictures.maps(None, tasks, parts)
+    ((_, labels, part),) = task_maps
     assert labels == ["0.90", "0.50", "0.20"]
     np.testing.assert_array_equal(part, [[0.75, 0.25], [0, 0.5], [0.25, 0.25]])
 
 
 def test_heat_map_of_an_mdp_by_hand():
-    """Two states, two actions. Action 0 leads to state 1, which pays 10; only in the last step it is the worse one."""
+    """Two states, two actions.
+
+    Action 0 leads to state 1, which pays 10; only in the last step it is the worse one.
+    """
     env = envs.make("TabularMDP-v0", 1, num_states=2, num_actions=2, horizon=2)
     tasks = env.sample_tasks(1)
     tasks["transitions"] = [[[0, 1], [1, 0]], [[0, 1], [1, 0]]]
     tasks["rewards"] = [[[0, 1], [10, 9]]]
-    obs, action = np.array([[[0, 0, 0, 0]], [[1, 1, 0, 0]]]), np.array([[[0, 0, 1, 1]], [[0, 1, 0, 1]]])
-    (_, states, visited), (_, ranks, taken) = pictures.maps(env, tasks, {"episode 1": {"obs": obs, "action": action}})[
-        0
-    ]
-    assert states == ["10.00", "1.00"] and list(ranks) == [1, 2]
+    obs = np.array([[[0, 0, 0, 0]], [[1, 1, 0, 0]]])
+    action = np.array([[[0, 0, 1, 1]], [[0, 1, 0, 1]]])
+    (task_maps,) = pictures.maps(env, tasks, {"episode 1": {"obs": obs, "action": action}})
+    (_, states, visited), (_, ranks, taken) = task_maps
+    assert states == ["10.00", "1.00"]
+    assert list(ranks) == [1, 2]
     np.testing.assert_array_equal(visited, [[0, 0.5], [1, 0.5]])
     # First step: action 0 is the best one. Last step: action 0 in state 1, action 1 in state 0.
     np.testing.assert_array_equal(taken, [[0.5, 0.5], [0.5, 0.5]])
-    obs, action = obs[:, :, :2], action[:, :, :2]
-    (*_, taken) = pictures.maps(env, tasks, {"episode 1": {"obs": obs, "action": action}})[0][1]
+    few = {"obs": obs[:, :, :2], "action": action[:, :, :2]}
+    (task_maps,) = pictures.maps(env, tasks, {"episode 1": few})
+    _, (_, _, taken) = task_maps
     np.testing.assert_array_equal(taken, [[1, 0.5], [0, 0.5]])

@@ -1,4 +1,4 @@
-"""Several processes of torchrun: one update is that of one process on all the data, and all processes stay alike."""
+"""Several processes of torchrun: each has its own trials, all take the mean gradient's step."""
 
 import json
 import os
@@ -19,44 +19,46 @@ import snail_ppo
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+NAVIGATION = {"env_id": "Navigation2D-v0", "env_kwargs": {"horizon": 6}}
+PPO = NAVIGATION | {"num_envs": 6, "num_minibatches": 1, "update_epochs": 1}
+PPO |= {"episodes_per_trial": 2, "norm_obs": True, "norm_reward": True}
 SETTINGS = {
-    "maml_trpo": {"meta_batch_size": 5, "episodes_per_task": 4, "hidden_size": 8, "env_kwargs": {"horizon": 6}},
-    "rl2_ppo": {"num_envs": 7, "num_minibatches": 1, "update_epochs": 3, "hidden_size": 8},
-    "snail_ppo": {"num_envs": 7, "num_minibatches": 1, "update_epochs": 3, "sizes": [8, 4, 4, 4]},
+    "maml_trpo": NAVIGATION | {"meta_batch_size": 4, "episodes_per_task": 4, "hidden_size": 8},
+    "rl2_ppo": PPO | {"hidden_size": 8},
+    "snail_ppo": PPO | {"sizes": [8, 4, 4, 4]},
 }
-NAVIGATION = {"env_id": "Navigation2D-v0", "env_kwargs": {"horizon": 6}, "episodes_per_trial": 2, "norm_obs": True}
-for _script in ("rl2_ppo", "snail_ppo"):
-    SETTINGS[_script] |= NAVIGATION | {"norm_reward": True}
 
 PROGRAM = """
 import json, sys, time
 import torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[4])
-from test_processes import updated
-import envs
+import test_processes
 dist.init_process_group()
-script, folder = __import__(sys.argv[1]), sys.argv[3]
-batch = torch.load(f"{folder}/batch.pt", weights_only=True)
-torch.save(updated(script, json.loads(sys.argv[2]), batch), f"{folder}/updated-{dist.get_rank()}.pt")
+rank = dist.get_rank()
+script = __import__(sys.argv[1])
+settings = json.loads(sys.argv[2])
+shares = torch.load("shares.pt", weights_only=True)
+torch.save(test_processes.updated(script, settings, shares[rank]), f"updated-{rank}.pt")
 
 update = script.update
+
 def watched(agent, *rest):
     result = update(agent, *rest)
-    state = result[0] if script.ALGORITHM == "maml_trpo" else agent.state_dict()
-    torch.save(state, f"{folder}/trained-{dist.get_rank()}.pt")
+    state = result[0] if sys.argv[1] == "maml_trpo" else agent.state_dict()
+    torch.save(state, f"trained-{rank}.pt")
     return result
+
 script.update = watched
 length = {"num_iterations": 3}
-if script.ALGORITHM != "maml_trpo":  # several minibatches, and epochs that end early: in all processes or in none
-    length = {"total_timesteps": 200, "num_minibatches": 3, "target_kl": 1e-6}
-script.train(script.Args(**json.loads(sys.argv[2]) | length, eval_trials=4, cuda=False))
+if sys.argv[1] != "maml_trpo":  # several minibatches, and epochs that end early: in both or in none
+    length = {"total_timesteps": 200, "num_minibatches": 3, "update_epochs": 3, "target_kl": 1e-6}
+script.train(script.Args(**settings | length, eval_trials=4, cuda=False))
 dist.destroy_process_group()
-time.sleep(1)  # as envs.run does
+time.sleep(1)  # as the scripts do
 """
 
 
 def make(script, settings):
-    """The script's arguments, environment, and untrained agent (for MAML: policy and parameters)."""
+    """The script's arguments and an untrained agent, for MAML its policy and parameters."""
     args = script.Args(**settings)
     env = envs.make(args.env_id, 1, **args.env_kwargs)
     torch.manual_seed(0)
@@ -66,125 +68,138 @@ def make(script, settings):
     return args, script.Agent(env, args)
 
 
-def updated(script, settings, batch):
-    """The parameters after an update with this process's share of the batch."""
+def as_float64(batch):
+    return {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
+
+
+def updated(script, settings, share):
+    """The parameters after one update with a share of the data."""
     args, agent = make(script, settings)
     torch.manual_seed(1)
     if script is maml_trpo:
-        mine = envs.share(args.meta_batch_size)
-        # In float64: conjugate gradients amplify the last digits.
-        batches = [{k: x[mine].double() if x.is_floating_point() else x[mine] for k, x in b.items()} for b in batch]
-        params = {name: tensor.double() for name, tensor in agent[1].items()}
-        params, logs = maml_trpo.update(agent[0], params, batches, args)
-        assert logs["step_size"] > 0
+        # In float64, because conjugate gradients amplify the last digits.
+        batches = [as_float64(batch) for batch in share]
+        params, logs = maml_trpo.update(agent[0], as_float64(agent[1]), batches, args)
+        assert logs["losses/step_size"] > 0
         return params
-    mine = envs.share(args.num_envs)
-    batch = {name: tensor[:, mine] for name, tensor in batch.items()}
-    # As plain gradient descent: Adam would turn the last digits of small gradients into whole steps.
+    # Plain gradient descent: Adam would turn the last digits of small gradients into whole steps.
     optimizer = torch.optim.SGD(agent.parameters(), lr=0.1)
-    script.update(agent, optimizer, batch, args, 0.01)
+    script.update(agent, optimizer, share, args, 0.01)
     return dict(agent.named_parameters())
 
 
-def sampled(script, settings):
-    """A batch of all tasks, as one process samples it."""
+def sampled(script, settings, seed):
+    """The data of one process: half of the tasks."""
     args, agent = make(script, settings)
-    tasks = envs.make(args.env_id, 1, **args.env_kwargs).sample_tasks(
-        getattr(args, "num_envs", args.__dict__.get("meta_batch_size")), np.random.default_rng(0)
-    )
+    rng = np.random.default_rng(seed)
     if script is maml_trpo:
-        env = envs.make(args.env_id, args.meta_batch_size * args.episodes_per_task, **args.env_kwargs)
-        return maml_trpo.trial(*agent, env, tasks, 1, 0, args)
-    env = envs.make(args.env_id, args.num_envs, **args.env_kwargs)
-    data = script.rollout(agent, env, tasks, args.episodes_per_trial, 0)
+        env = envs.make(args.env_id, 2 * args.episodes_per_task, **args.env_kwargs)
+        return maml_trpo.trial(*agent, env, env.sample_tasks(2, rng), 1, seed, args)
+    env = envs.make(args.env_id, 3, **args.env_kwargs)
+    data = script.rollout(agent, env, env.sample_tasks(3, rng), args.episodes_per_trial, seed)
     data["signal"] = data["reward"]
     data["advantage"], data["returns"] = script.advantages_and_returns(data, 0.9, 0.9)
     return {name: tensor.clone() for name, tensor in data.items()}
 
 
+def step_of_the_mean_gradient(script, settings, shares):
+    """What all processes should come to, by one process that has all data."""
+    args, agent = make(script, settings)
+    if script is maml_trpo:
+        # Its objective is a mean over tasks: two equal shares together make one larger batch.
+        batches = []
+        for first, second in zip(*shares, strict=True):
+            batches.append({name: torch.cat([first[name], second[name]]) for name in first})
+        return updated(script, settings, batches)
+    gradients = []
+    for share in shares:
+        loss, _ = script.ppo_loss(agent, share, args, 0.01)
+        gradients.append(torch.autograd.grad(loss, list(agent.parameters())))
+    means = [(first + second) / 2 for first, second in zip(*gradients, strict=True)]
+    norm = torch.cat([mean.flatten() for mean in means]).norm()
+    scale = min(1.0, args.max_grad_norm / norm.item())
+    parameters = {}
+    for (name, parameter), mean in zip(agent.named_parameters(), means, strict=True):
+        parameters[name] = parameter.detach() - 0.1 * scale * mean
+    return parameters
+
+
 @pytest.mark.parametrize("script", [maml_trpo, rl2_ppo, snail_ppo])
-def test_two_processes_update_as_one_and_stay_alike(script, tmp_path):
+def test_two_processes_take_the_step_of_the_mean_gradient_and_stay_alike(script, tmp_path):
     settings = SETTINGS[script.ALGORITHM]
-    batch = sampled(script, settings)
-    torch.save(batch, tmp_path / "batch.pt")
+    shares = [sampled(script, settings, seed) for seed in range(2)]
+    torch.save(shares, tmp_path / "shares.pt")
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [*TORCHRUN, str(tmp_path / "program.py"), script.ALGORITHM, json.dumps(settings), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command.append(str(Path(__file__).parent))
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    path = f"{ROOT}:{Path(__file__).parent}"
+    done = subprocess.run(
+        [*TORCHRUN, "program.py", script.ALGORITHM, json.dumps(settings)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     assert done.returncode == 0, done.stderr
-    before, expected = make(script, settings)[1], updated(script, settings, batch)
-    before = before[1] if script is maml_trpo else dict(before.named_parameters())
     for kind in ("updated", "trained"):
-        first, second = (torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2))
-        assert all(torch.equal(first[name], second[name]) for name in first)  # bit for bit, moments included
-        if kind == "updated":
-            for name, tensor in expected.items():
-                torch.testing.assert_close(first[name], tensor, atol=1e-6, rtol=1e-5)
-            moved = max((expected[name] - before[name]).abs().max() for name in expected)
-            assert moved > 1e-3
+        first = torch.load(tmp_path / f"{kind}-0.pt", weights_only=True)
+        second = torch.load(tmp_path / f"{kind}-1.pt", weights_only=True)
+        assert all(torch.equal(first[name], second[name]) for name in first)  # moments included
+    first = torch.load(tmp_path / "updated-0.pt", weights_only=True)
+    expected = step_of_the_mean_gradient(script, settings, shares)
+    alone = updated(script, settings, shares[0])
+    for name, tensor in expected.items():
+        torch.testing.assert_close(first[name], tensor, atol=1e-6, rtol=1e-5)
+    assert max((first[name] - alone[name]).abs().max() for name in expected) > 1e-4
     assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 1  # one process writes
     (result,) = tmp_path.glob("runs/*/eval.json")
-    steps = json.loads(result.read_text())["global_step"]
-    assert steps >= 200 if script is not maml_trpo else 0 < steps <= 3 * 2 * 5 * 4 * 6
+    steps = json.loads(result.read_text())["global_step"]  # of both processes
+    most = 3 * 2 * 4 * 4 * 6
+    assert steps == most if script is maml_trpo else 200 <= steps < 200 + 2 * 3 * 2 * 6
 
 
-@pytest.mark.parametrize("script", ["maml_trpo", "rl2_ppo", "snail_ppo"])
-def test_one_killed_process_ends_the_others_and_the_checkpoint_is_whole(script, tmp_path):
-    endless = ["--num-iterations" if script == "maml_trpo" else "--total-timesteps", "100000000"]
-    small = {
-        "maml_trpo": ["--meta-batch-size", "4"],
-        "rl2_ppo": ["--num-envs", "32"],
-        "snail_ppo": ["--num-envs", "32"],
-    }
-    command = [*TORCHRUN, str(ROOT / f"{script}.py"), *endless, *small[script], "--checkpoint-seconds", "1e-9"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def start(arguments, cwd):
+    """RL^2 in two processes, as far as its first checkpoint: torchrun's process, the two others."""
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        [*TORCHRUN, str(ROOT / "rl2_ppo.py"), *arguments.split()],
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
+    while not list(cwd.glob("runs/*/checkpoint.pt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = []
+    for pid in children:
+        if "rl2_ppo.py" in Path(f"/proc/{pid}/cmdline").read_text():
+            workers.append(int(pid))
+    assert len(workers) == 2
+    return process, workers
+
+
+def test_killed_and_resumed_equals_never_stopped(tmp_path):
+    """One process is killed: the other ends, the checkpoint is whole, the run goes on from it."""
+    tiny = "--no-cuda --num-envs 16 --num-minibatches 2 --hidden-size 8 --eval-trials 20"
+    tiny += " --env-id Navigation2D-v0 --env-kwargs horizon 5 --norm-obs --checkpoint-seconds 1e-9"
+    tiny += " --total-timesteps 16000 --exp-name"
+    process, workers = start(f"{tiny} cut", tmp_path)
     try:
-        while not list(tmp_path.glob("runs/*/checkpoint.pt")):
-            assert process.poll() is None
-            time.sleep(0.1)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        workers = [pid for pid in children if f"{script}.py" in Path(f"/proc/{pid}/cmdline").read_text()]
-        assert len(workers) == 2
-        os.kill(int(workers[1]), signal.SIGKILL)
-        start = time.monotonic()
-        assert process.wait(timeout=30) != 0 and time.monotonic() - start < 15
+        os.kill(workers[1], signal.SIGKILL)
+        assert process.wait(timeout=30) != 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     finally:
         process.kill()
-        process.stderr.close()
-    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
-    assert torch.load(checkpoint, weights_only=True)["iteration"] > 0
-
-
-def test_a_signal_to_one_process_stops_all_and_resumed_equals_never_stopped(tmp_path):
-    """SIGTERM to the process that does not write: all stop after the same iteration, with a checkpoint."""
-    command = [*TORCHRUN, str(ROOT / "rl2_ppo.py"), "--no-cuda", "--num-envs", "16", "--num-minibatches", "2"]
-    command += ["--hidden-size", "8", "--eval-trials", "20", "--total-timesteps", "8000", "--exp-name"]
-    environment, results = os.environ | {"OMP_NUM_THREADS": "1"}, []
-    process = subprocess.Popen([*command, "cut"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        while not list(tmp_path.glob("runs/*/events*")):
-            assert process.poll() is None
-            time.sleep(0.1)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        workers = [pid for pid in children if "rl2_ppo.py" in Path(f"/proc/{pid}/cmdline").read_text()]
-        os.kill(int(workers[1]), signal.SIGTERM)
-        out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
     (checkpoint,) = tmp_path.glob("runs/*__cut__*/checkpoint.pt")
-    assert f"--resume {checkpoint.relative_to(tmp_path)}" in out
-    assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] < 8_000
-    for arguments in (["cut", "--resume", str(checkpoint)], ["whole"]):
-        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, timeout=120, env=environment)
+    assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] < 16_000
+    for arguments in (f"{tiny} cut --resume {checkpoint}", f"{tiny} whole"):
+        command = [*TORCHRUN, str(ROOT / "rl2_ppo.py"), *arguments.split()]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
         assert done.returncode == 0, done.stderr
+    returns = []
+    agents = []
     for name in ("cut", "whole"):
         (result,) = tmp_path.glob(f"runs/*__{name}__*/eval.json")
-        agent = torch.load(result.parent / "checkpoint.pt", weights_only=True)["agent"]
-        results.append((json.loads(result.read_text()) | {"wall_seconds": None}, agent))
-    assert results[0][0] == results[1][0]
-    assert all(torch.equal(tensor, results[1][1][name]) for name, tensor in results[0][1].items())
+        returns.append(json.loads(result.read_text())["return_by_episode"])
+        agents.append(torch.load(result.parent / "checkpoint.pt", weights_only=True)["agent"])
+    assert returns[0] == returns[1]
+    assert all(torch.equal(tensor, agents[1][name]) for name, tensor in agents[0].items())

@@ -1,0 +1,202 @@
+"""Every ablation and every measurement of speed runs, at a size at which numbers mean nothing."""
+
+import json
+import math
+from contextlib import nullcontext
+from functools import cache
+from unittest.mock import patch
+
+import pytest
+import tyro
+
+from benchmark import ablations, speed
+
+PPO = {"total_timesteps": 1, "num_envs": 8, "num_minibatches": 2, "eval_trials": 2}
+MAML = {
+    "num_iterations": 1,
+    "meta_batch_size": 2,
+    "episodes_per_task": 2,
+    "eval_trials": 2,
+    "eval_episodes": 2,
+}
+TINY = {
+    "rl2_ppo": PPO | {"hidden_size": 8},
+    "snail_ppo": PPO | {"sizes": [4, 4, 4, 4]},
+    "maml_trpo": MAML | {"hidden_size": 8},
+}
+ENTRIES = list(ablations.entries())
+TINY_JOBS = {
+    "environment": {"num_envs": 3, "seconds": 0.003},
+    "ppo": {"iterations": 1, "num_envs": 4, "episodes_per_trial": 3},
+    "snail_steps": {"steps": 10, "num_envs": 2, "repeats": 2},
+    "maml": {"meta_batch_size": 2, "episodes_per_task": 2, "hidden_size": 8, "iterations": 1},
+    "all_reduce": {"repeats": 3},
+}
+TINY_PROCESSES = {
+    "rl2_ppo": {"total_timesteps": 80, "num_envs": 8, "hidden_size": 8},
+    "snail_ppo": {"total_timesteps": 80, "num_envs": 8, "tc_blocks": 1},
+    "maml_trpo": {"num_iterations": 1, "meta_batch_size": 2, "hidden_size": 8},
+}
+
+
+class Scalars(dict):
+    """In place of tensorboard: remembers what was logged."""
+
+    def add_scalar(self, name, number, global_step):
+        self[name] = number
+
+    def flush(self):
+        pass
+
+
+def losses(module, settings, change):
+    """What is logged of the losses of one tiny iteration, and the entry of ablations.json."""
+    scalars = Scalars()
+    with patch.object(module, "SummaryWriter", lambda *args, **options: scalars):
+        result = ablations.run(module, settings | TINY[module.ALGORITHM], change)
+    return {name: x for name, x in scalars.items() if name.startswith("losses/")}, result
+
+
+@cache
+def base_losses(module, group):
+    """The losses of the group's base, its first entry."""
+    for candidate, title, _, settings, change in ENTRIES:
+        if candidate is module and title == group:
+            return losses(module, settings, change)[0]
+
+
+def entry_id(entry):
+    return f"{entry[0].ALGORITHM}: {entry[1]}: {entry[2]}"
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=entry_id)
+def test_every_ablation_runs(entry):
+    module, group, _, settings, change = entry
+    logged, result = losses(module, settings, change)
+    assert result.keys() == {"return", "stderr", "seconds"}
+    assert all(map(math.isfinite, result.values()))
+    assert result["stderr"] >= 0
+    assert all(map(math.isfinite, logged.values()))
+    if change is not nullcontext:
+        assert logged != base_losses(module, group)  # the change reaches what is trained
+
+
+def test_ablations_leave_the_scripts_as_they_were():
+    for module, _, _, _, change in ENTRIES:
+        before = dict(vars(module))
+        agent_before = dict(vars(getattr(module, "Agent", object)))
+        with change():
+            pass
+        assert vars(module) == before
+        assert dict(vars(getattr(module, "Agent", object))) == agent_before
+
+
+def test_names_are_those_of_the_results():
+    for algorithm, groups in json.loads((speed.RESULTS / "ablations.json").read_text()).items():
+        for group, entries in groups.items():
+            for name in entries:
+                assert f"{algorithm}: {group}: {name}" in map(entry_id, ENTRIES)
+    names = json.loads((speed.RESULTS / "speed.json").read_text()).keys()
+    assert names == {"cores", "torch", *speed.JOBS}
+
+
+def positive_numbers(result):
+    """Is each number of a measurement finite and above 0?"""
+    numbers = [result]
+    if isinstance(result, dict):
+        numbers = [x for x in result.values() if not isinstance(x, str)]
+    return len(numbers) > 0 and all(math.isfinite(x) and x > 0 for x in numbers)
+
+
+MEASUREMENTS = [name for name in speed.JOBS if "processes" not in name]
+RUNS = [name for name in speed.JOBS if "processes" in name]
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_every_measurement_of_speed_runs(name):
+    job = speed.JOBS[name]
+    sizes = TINY_JOBS[job.func.__name__]
+    if "RL^2" in name:
+        sizes = sizes | {"hidden_size": 8}
+    assert positive_numbers(job(**sizes))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_measurement_of_processes_runs(name, tmp_path, monkeypatch):
+    """Its command, in this process: that takes less time than those of torchrun."""
+    monkeypatch.chdir(tmp_path)
+    counts = []
+
+    def launch(module, num_processes, options):
+        counts.append(num_processes)
+        return module.train(tyro.cli(module.Args, args=options))["wall_seconds"]
+
+    monkeypatch.setattr(speed, "launch", launch)
+    job = speed.JOBS[name]
+    result = job(**TINY_PROCESSES[job.args[0].ALGORITHM])
+    assert positive_numbers(result)
+    assert result["updates"] == 1
+    assert counts == [1, 2]
+
+
+def test_launch_starts_processes():
+    options = ["--no-cuda", "--num-iterations", "1", "--meta-batch-size", "2"]
+    options += ["--episodes-per-task", "1", "--eval-trials", "2", "--eval-episodes", "1"]
+    assert speed.launch(speed.maml_trpo, 2, options) > 0
+
+
+def test_exchanged_numbers_are_those_that_are_averaged(monkeypatch, tmp_path):
+    """As many vectors and single numbers as `processes` says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed, "launch", lambda module, num_processes, options: 1.0)
+    for module in (speed.rl2_ppo, speed.snail_ppo, speed.maml_trpo):
+        averaged = []
+
+        def average(x, averaged=averaged):
+            averaged.append(x.numel())
+            return x
+
+        monkeypatch.setattr(module, "average", average)
+        settings = TINY_PROCESSES[module.ALGORITHM]
+        expected = speed.processes(module, **settings)
+        module.train(module.Args(**settings, eval_trials=2))
+        assert averaged.count(expected["parameters"]) == expected["vectors"]
+        scalars = averaged.count(1)
+        if module is speed.maml_trpo:  # their number depends on the line search
+            assert scalars % 2 == 0 and scalars >= 4
+        else:
+            assert scalars == expected["scalars"]
+
+
+def test_interrupted_ablations_go_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(ablations, "RESULTS", tmp_path)
+    calls = []
+
+    def run(module, settings, change):
+        calls.append(module)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return {"return": len(calls)}
+
+    monkeypatch.setattr(ablations, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        ablations.main("Ant")
+    ablations.main("Ant")
+    written = json.loads((tmp_path / "ablations.json").read_text())["maml_trpo"]
+    (group,) = [group for group in written if "Ant" in group]
+    assert [entry["return"] for entry in written[group].values()] == [1, 2, 4]
+
+
+def test_speed_keeps_what_was_not_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    monkeypatch.setattr(speed, "JOBS", {"first": lambda: 1.0, "second": lambda: 2.0})
+    speed.main()
+    monkeypatch.setattr(speed, "JOBS", {"first": lambda: 3.0, "second": lambda: 4.0})
+    speed.main("second")
+    path = tmp_path / "speed.json"
+    measured = json.loads(path.read_text())
+    assert list(measured) == ["cores", "torch", "first", "second"]
+    assert measured["first"] == 1.0 and measured["second"] == 4.0
+    path.write_text(json.dumps(measured | {"torch": "another"}))
+    with pytest.raises(SystemExit, match="run all of it again"):
+        speed.main("second")

@@ -1,0 +1,1103 @@
+"""What RL^2 and SNAIL share, against independent computations: loops, closed forms, differences."""
+
+import inspect
+import json
+import re
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch.utils.tensorboard import SummaryWriter
+
+import envs
+import rl2_ppo
+import snail_ppo
+
+SMALL = {rl2_ppo: {"hidden_size": 16}, snail_ppo: {"sizes": (8, 4, 6, 5)}}
+NETWORKS = pytest.mark.parametrize(
+    "module, network",
+    [(rl2_ppo, {"cell": "gru"}), (rl2_ppo, {"cell": "lstm"}), (snail_ppo, {})],
+    ids=["gru", "lstm", "snail"],
+)
+TINY = {
+    "total_timesteps": 480,
+    "num_envs": 16,
+    "num_minibatches": 2,
+    "update_epochs": 2,
+    "episodes_per_trial": 3,
+    "eval_trials": 50,
+    "cuda": False,
+}
+
+
+class NearGoals(envs.Navigation2D):
+    """Goals lie so near that many episodes end early, at times of their own."""
+
+    def _draw(self, num_tasks, rng):
+        return rng.uniform(-0.02, 0.02, (num_tasks, 2))
+
+
+class Reach(envs.TaskVectorEnv):
+    """An action in [10, 20] is to hit the target, which is somewhere in [17, 19]."""
+
+    def __init__(self, num_envs):
+        super().__init__(num_envs, 1, Discrete(1), Box(10, 20, (1,)))
+        self.given = []
+
+    def _draw(self, num_tasks, rng):
+        return rng.uniform(17, 19, num_tasks)
+
+    def _advance(self, actions):
+        assert actions in self.action_space
+        self.given.append(actions)
+        return -np.abs(actions[:, 0] - self.tasks), np.ones(self.num_envs, dtype=bool), {}
+
+
+class Fragile(gym.Env):
+    """A single environment that breaks in one step, counted over all sub-environments."""
+
+    observation_space = Box(-1, 1, (2,))
+    action_space = Discrete(2)
+    steps = 0
+    last_step = 0
+
+    def sample_task(self, rng):
+        return rng.integers(1000)
+
+    def reset(self, *, seed=None, options=None):
+        self.task = options["task"]
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        Fragile.steps += 1
+        if Fragile.steps == Fragile.last_step:
+            raise KeyError(f"task {self.task}")
+        return np.zeros(2, np.float32), 0.0, True, False, {}
+
+
+gym.register("NearGoals-v0", vector_entry_point=NearGoals)
+gym.register("Reach-v0", vector_entry_point=Reach)
+gym.register("Fragile-v0", Fragile, max_episode_steps=1)
+
+# name: id and arguments of an environment
+ENVIRONMENTS = {
+    "bandit": ("Bandit-v0", {}),
+    "mdp": ("TabularMDP-v0", {"horizon": 5}),
+    "known mdp": ("TabularMDP-v0", {"num_states": 3, "horizon": 4, "observe_task": True}),
+    "navigation": ("Navigation2D-v0", {"horizon": 15}),
+    "early ends": ("NearGoals-v0", {"horizon": 8}),
+}
+
+
+@pytest.fixture(params=[rl2_ppo, snail_ppo], ids=["rl2", "snail"])
+def module(request):
+    return request.param
+
+
+def make(name, num_envs):
+    """An environment, and a task for each sub-environment."""
+    env_id, settings = ENVIRONMENTS[name]
+    env = envs.make(env_id, num_envs, **settings)
+    return env, env.sample_tasks(num_envs, 0)
+
+
+def make_agent(module, env, episodes, **settings):
+    """A small agent, whose policy is far from uniform, so that errors show."""
+    torch.manual_seed(0)
+    args = module.Args(**SMALL[module], episodes_per_trial=episodes, **settings)
+    agent = module.Agent(env, args)
+    if isinstance(env.single_action_space, Discrete):
+        torch.nn.init.normal_(agent.policy.weight, 0, 0.5)
+    else:
+        # The mean must not amplify the previous action from step to step.
+        torch.nn.init.normal_(agent.policy.weight, 0, 0.1)
+        agent.log_std.data -= 1.5  # small steps, which come upon goals near where it is
+    return agent
+
+
+def rollout(agent, env, tasks, episodes, seed=0):
+    """The rollout's tensors as ordinary ones, which autograd takes whole."""
+    module = inspect.getmodule(type(agent))
+    data = module.rollout(agent, env, tasks, episodes, seed)
+    return {name: tensor.clone() for name, tensor in data.items()}
+
+
+def make_batch(module, name, num_envs, episodes, **settings):
+    """An agent, and the trials of a rollout with what an update needs."""
+    env, tasks = make(name, num_envs)
+    agent = make_agent(module, env, episodes, **settings)
+    data = rollout(agent, env, tasks, episodes)
+    data["signal"] = data["reward"]
+    advantage, returns = module.advantages_and_returns(data, 0.9, 0.8)
+    data["advantage"] = advantage
+    data["returns"] = returns
+    return agent, data
+
+
+def one_hot(space, array):
+    """Numbers of a Discrete space as rows of zeros and a one; others as they are."""
+    if isinstance(space, Discrete):
+        return np.eye(space.n)[array]
+    return array
+
+
+def moments(rows):
+    """Mean and variance of rows [B, size]: mean 0 and variance 1 count for 1e-4 of a row."""
+    count = len(rows) + 1e-4
+    mean = rows.sum(0) / count
+    variance = (1e-4 + (rows**2).sum(0)) / count - mean**2
+    return mean, variance
+
+
+def spy_on(monkeypatch, owner, name):
+    """The list of calls of a function from now on: pairs of arguments and result."""
+    original = getattr(owner, name)
+    calls = []
+
+    def spy(*arguments):
+        result = original(*arguments)
+        calls.append((arguments, result))
+        return result
+
+    monkeypatch.setattr(owner, name, spy)
+    return calls
+
+
+def train_tiny(module, **settings):
+    """The result of a small run, and its folder."""
+    network = {"hidden_size": 8} if module is rl2_ppo else {"sizes": (6, 4, 5, 3)}
+    args = module.Args(**{**TINY, **network, **settings})
+    result = module.train(args)
+    (run,) = Path("runs").glob(f"*__{args.exp_name}__*")
+    return result, run
+
+
+def read(checkpoint):
+    return torch.load(checkpoint, weights_only=True)
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+# ---------------------------------------------------------------- the same text in both scripts
+
+
+@pytest.mark.parametrize("name", ["average", "RunningMeanStd"])
+def test_functions_outside_the_network_are_the_same_to_the_letter(name):
+    ours = getattr(snail_ppo, name)
+    theirs = getattr(rl2_ppo, name)
+    assert inspect.getsource(ours) == inspect.getsource(theirs)
+
+
+@pytest.mark.parametrize("name", ["encode", "convolve", "heads", "act"])
+def test_methods_around_the_network_are_the_same_to_the_letter(name):
+    ours = getattr(snail_ppo.Agent, name)
+    theirs = getattr(rl2_ppo.Agent, name)
+    assert inspect.getsource(ours) == inspect.getsource(theirs)
+
+
+def test_from_the_rollout_to_the_end_both_scripts_differ_in_the_names_a_resume_checks_alone():
+    """So do rollout, advantages, loss, update, evaluation, checkpoints, schedule and train."""
+    ends = []
+    for module in (rl2_ppo, snail_ppo):
+        source = inspect.getsource(module)
+        _, start, end = source.partition("@torch.inference_mode()\ndef rollout(")
+        without_names, count = re.subn(r"for name in \([^)]*\):", "for name in ():", end)
+        assert start
+        assert count == 1
+        ends.append(without_names)
+    assert ends[0] == ends[1]
+    for name in ("sum_by_episode", "ppo_loss", "update", "evaluate", "load", "schedule", "train"):
+        assert f"\ndef {name}(" in ends[0]
+
+
+def test_both_scripts_take_the_same_arguments_but_for_the_network():
+    ours = set(asdict(snail_ppo.Args()))
+    theirs = set(asdict(rl2_ppo.Args()))
+    assert ours ^ theirs == {"tc_blocks", "sizes", "cell", "hidden_size"}
+
+
+# ------------------------------------------------------------------------------- input and mask
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_input_is_observation_previous_action_reward_and_done(module, name):
+    """Replays the environment with the rollout's actions and builds every input by hand."""
+    env, tasks = make(name, 12)
+    agent = make_agent(module, env, 3)
+    data = rollout(agent, env, tasks, 3)
+    obs, _ = env.reset(seed=0, options={"tasks": tasks})
+    previous = np.zeros((12, agent.action_size + 2))
+    for t in range(len(data["x"])):
+        seen = one_hot(env.single_observation_space, obs)
+        by_hand = np.concatenate([seen, previous], axis=1)
+        np.testing.assert_allclose(data["x"][t].numpy(), by_hand, atol=1e-6)
+        np.testing.assert_array_equal(data["obs"][t].numpy(), obs)
+        action = data["action"][t].numpy()
+        obs, reward, terminated, truncated, _ = env.step(action)
+        np.testing.assert_allclose(data["reward"][t].numpy(), reward, atol=1e-6)
+        done = terminated | truncated
+        taken = one_hot(env.single_action_space, action)
+        previous = np.column_stack([taken, reward, done])
+
+
+def test_valid_marks_the_steps_of_the_trial_and_no_others(module):
+    env, goals = make("early ends", 64)
+    agent = make_agent(module, env, 3)
+    data = rollout(agent, env, goals, 3)
+    env.reset(seed=0, options={"tasks": goals})
+    over = np.zeros(64, dtype=int)
+    returns = np.zeros((64, 3))
+    for t in range(len(data["valid"])):
+        np.testing.assert_array_equal(data["valid"][t], over < 3)
+        np.testing.assert_array_equal(data["episode"][t], over)
+        _, reward, terminated, truncated, _ = env.step(data["action"][t].numpy())
+        for n in range(64):
+            if over[n] < 3:
+                returns[n, over[n]] += reward[n]
+        over += terminated | truncated
+    assert (over >= 3).all()
+    assert data["valid"].sum() < data["valid"].numel() <= 3 * 8 * 64
+    lengths = data["valid"].sum(0).tolist()
+    assert len(set(lengths)) > 3
+    sums = module.sum_by_episode(data, "reward", 3)
+    assert sums.dtype == np.float64
+    np.testing.assert_allclose(sums, returns, atol=1e-5)
+
+
+def test_regret_is_that_of_the_arm_pulled(module):
+    env, tasks = make("bandit", 12)
+    agent = make_agent(module, env, 6)
+    data = rollout(agent, env, tasks, 6)
+    best = torch.as_tensor(tasks.max(axis=1))
+    arm_mean = torch.as_tensor(tasks).gather(1, data["action"].T).T
+    torch.testing.assert_close(data["regret"], (best - arm_mean).float())
+    regrets = module.sum_by_episode(data, "regret", 6)
+    np.testing.assert_allclose(regrets, (best - arm_mean).T, atol=1e-6)
+
+
+def test_a_second_trial_owes_nothing_to_the_first(module):
+    env, tasks = make("mdp", 12)
+    agent = make_agent(module, env, 3)
+    first = rollout(agent, env, tasks, 3)
+    second = rollout(agent, env, tasks, 3)
+    assert torch.equal(first["x"][0], second["x"][0])
+    assert torch.equal(first["value"][0], second["value"][0])
+    assert (second["x"][0, :, agent.obs_size :] == 0).all()
+    assert not torch.equal(first["action"], second["action"])
+
+
+@NETWORKS
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_ratio_is_one_before_the_first_gradient_step(module, network, name):
+    env, tasks = make(name, 40)
+    agent = make_agent(module, env, 4, norm_obs=True, **network)
+    agent.obs_stats.update(torch.randn(100, agent.obs_size))
+    data = rollout(agent, env, tasks, 4)
+    trials = torch.tensor([3, 17, 5])  # a minibatch, in an order of its own
+    policy, value = agent(data["x"][:, trials])
+    logratio = policy.log_prob(data["action"][:, trials]) - data["log_prob"][:, trials]
+    assert (logratio.exp() - 1).abs().max() < 2e-5
+    torch.testing.assert_close(value, data["value"][:, trials], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "module, network, limit",
+    [(rl2_ppo, {}, 2e-3), (snail_ppo, {"sizes": (32, 32, 32, 32)}, 5e-3)],
+    ids=["rl2", "snail"],
+)
+def test_ratio_with_amp_is_one_up_to_bfloat16(module, network, limit, monkeypatch):
+    monkeypatch.setattr(module, "HAS_BFLOAT16", True)
+    monkeypatch.setitem(SMALL, module, SMALL[module] | network)
+    env = envs.make("TabularMDP-v0", 200)
+    agent = make_agent(module, env, 5, amp=True)
+    assert agent.amp
+    data = rollout(agent, env, env.sample_tasks(200, 0), 5)
+    assert data["log_prob"].dtype == data["value"].dtype == torch.float32
+    policy, value = agent(data["x"])
+    logratio = policy.log_prob(data["action"]) - data["log_prob"]
+    assert (logratio.exp() - 1).abs().mean() < limit
+    agent.amp = False
+    _, exact = agent(data["x"])
+    assert not torch.equal(value, exact)
+
+
+def test_amp_is_float32_where_bfloat16_is_slow(module, monkeypatch):
+    monkeypatch.setattr(module, "HAS_BFLOAT16", False)
+    env, tasks = make("bandit", 5)
+    trials = []
+    for amp in (True, False):
+        agent = make_agent(module, env, 10, amp=amp)
+        trials.append(rollout(agent, env, tasks, 10))
+    for name in trials[0]:
+        assert torch.equal(trials[0][name], trials[1][name])
+
+
+# --------------------------------------------------------------------------------------- images
+
+
+def convolution(maps, weight, bias):
+    """Stride 2, padding 1, by definition: maps [N, C, H, W] to [N, O, ceil(H / 2), ceil(W / 2)]."""
+    num, _, height, width = maps.shape
+    padded = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    out = np.zeros((num, len(bias), -(-height // 2), -(-width // 2)))
+    for i in range(out.shape[2]):
+        for j in range(out.shape[3]):
+            patch = padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            out[:, :, i, j] = np.einsum("nchw,ochw->no", patch, weight) + bias
+    return out
+
+
+@pytest.mark.parametrize("shape", [(9, 6, 3), (2, 5, 8), (3, 3, 3), (5, 8, 1)])
+def test_images_are_seen_through_two_convolutions(module, shape):
+    """What the network gets to see, against convolutions computed by their definition."""
+    env = SimpleNamespace(
+        single_observation_space=Box(0, 255, shape, np.uint8),
+        single_action_space=Discrete(3),
+        horizon=4,
+    )
+    torch.manual_seed(0)
+    agent = module.Agent(env, module.Args(norm_obs=True)).double()
+    mean = agent.obs_stats.mean.normal_(100)
+    agent.obs_stats.var.fill_(400)
+    obs = torch.randint(256, (2, *shape), dtype=torch.uint8)
+    x = agent.encode(obs, torch.tensor([2, 0]), torch.ones(2), torch.zeros(2), False)
+    assert x.shape == (2, np.prod(shape) + 3 + 2)
+    seen = []
+    network = agent.trunk if module is rl2_ppo else agent.embedding
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().numpy()))
+    agent(torch.stack([x, x.flip(0), x]).double())  # three time steps
+    agent.step(x.double(), None)
+
+    normalised = (obs.flatten(1).double() - mean) / 400**0.5
+    maps = normalised.clamp(-10, 10).unflatten(1, shape).permute(0, 3, 1, 2).numpy()
+    for layer in (agent.convolutions[0], agent.convolutions[2]):
+        weight = layer.weight.detach().numpy()
+        bias = layer.bias.detach().numpy()
+        maps = np.maximum(convolution(maps, weight, bias), 0)
+    rest = x[:, np.prod(shape) :].numpy()
+    expected = np.concatenate([maps.reshape(2, -1), rest], axis=1)
+    np.testing.assert_allclose(seen[0], [expected, expected[::-1], expected], atol=1e-5)
+    np.testing.assert_allclose(seen[1], [expected], atol=1e-5)
+
+
+# -------------------------------------------------------------- advantages, loss and its gradient
+
+
+@pytest.mark.parametrize("gamma, gae_lambda", [(0.99, 0.95), (0.9, 0.3), (1.0, 1.0), (0.7, 0.0)])
+def test_gae_runs_over_the_trial_as_the_double_sum_says(module, gamma, gae_lambda):
+    rng = np.random.default_rng(0)
+    lengths = [7, 3, 10, 1]
+    signal = rng.normal(size=(10, 4))
+    values = rng.normal(size=(10, 4))
+    valid = np.arange(10)[:, None] < np.array(lengths)
+    data = {"signal": signal, "value": values, "valid": valid}
+    tensors = {name: torch.as_tensor(array) for name, array in data.items()}
+    advantage, returns = module.advantages_and_returns(tensors, gamma, gae_lambda)
+    for n, length in enumerate(lengths):
+        # Nothing follows the trial; its episodes make no difference.
+        value = np.append(values[:length, n], 0.0)
+        delta = signal[:length, n] + gamma * value[1:] - value[:-1]
+        for t in range(length):
+            total = sum((gamma * gae_lambda) ** (k - t) * delta[k] for k in range(t, length))
+            assert abs(advantage[t, n].item() - total) < 1e-12
+            assert abs(returns[t, n].item() - total - value[t]) < 1e-12
+        assert (advantage[length:, n] == 0).all()
+    if gamma == gae_lambda == 1:  # then the value's target is the return of the rest of the trial
+        assert abs(returns[0, 0].item() - signal[:7, 0].sum()) < 1e-12
+
+
+@torch.no_grad()
+def reference_loss(agent, data, args):
+    """PPO's loss, one step of one trial at a time, from torch's primitives."""
+    steps = []
+    advantages = []
+    for n in range(data["x"].shape[1]):
+        memory = agent.initial_state(1)
+        for t in range(int(data["valid"][:, n].sum())):
+            policy, value, memory = agent.step(data["x"][t, n : n + 1], memory)
+            log_prob = policy.log_prob(data["action"][t, n : n + 1])[0]
+            ratio = torch.exp(log_prob - data["log_prob"][t, n])
+            value_error = value[0] - data["returns"][t, n]
+            steps.append((ratio, value_error, policy.entropy()[0]))
+            advantages.append(data["advantage"][t, n])
+    advantages = torch.stack(advantages)
+    if args.norm_adv:
+        deviation = advantages.std(correction=0)
+        advantages = (advantages - advantages.mean()) / (deviation + 1e-8)
+    total = 0.0
+    for (ratio, value_error, entropy), advantage in zip(steps, advantages, strict=True):
+        bounded = min(max(ratio, 1 - args.clip_coef), 1 + args.clip_coef)
+        total = total - min(ratio * advantage, bounded * advantage)
+        total = total + args.vf_coef * 0.5 * value_error**2 - 0.1 * entropy
+    return total / len(steps)
+
+
+def difference(function, parameter, direction):
+    """The derivative of function() along a direction of a parameter, by two values nearby."""
+    original = parameter.data.clone()
+    parameter.data = original + 1e-6 * direction
+    above = function()
+    parameter.data = original - 1e-6 * direction
+    below = function()
+    parameter.data = original
+    return (above - below) / 2e-6
+
+
+@pytest.mark.parametrize(
+    "name, norm_adv",
+    [("mdp", True), ("early ends", True), ("bandit", False)],
+)
+def test_loss_and_gradient_against_a_loop_and_finite_differences(module, name, norm_adv):
+    agent, data = make_batch(module, name, 5, 3, norm_adv=norm_adv)
+    assert data["valid"].all() == (name != "early ends")
+    agent.double()
+    args = agent.args
+    for key in data:
+        if data[key].is_floating_point():
+            data[key] = data[key].double()
+    # A policy that has moved since: some ratios are clipped, others not.
+    for parameter in agent.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    loss, logs = module.ppo_loss(agent, data, args, 0.1)
+    assert 0.05 < logs["losses/clipfrac"] < 0.95
+    expected = reference_loss(agent, data, args)
+    torch.testing.assert_close(loss, expected, atol=1e-10, rtol=1e-10)
+    loss.backward()
+    for parameter in agent.parameters():
+        direction = torch.randn_like(parameter)
+        slope = difference(lambda: reference_loss(agent, data, args), parameter, direction)
+        assert abs(slope - (parameter.grad * direction).sum()) < 1e-6
+    # Whatever lies behind the end of a trial has no influence.
+    for key in ("advantage", "returns"):
+        data[key] = torch.where(data["valid"], data[key], data[key] + 7)
+    assert module.ppo_loss(agent, data, args, 0.1)[0] == loss
+
+
+def test_what_is_logged_of_the_loss_is_what_its_names_say(module):
+    agent, data = make_batch(module, "early ends", 20, 2)
+    assert not data["valid"].all()
+    for parameter in agent.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    loss, logs = module.ppo_loss(agent, data, agent.args, 0.1)
+    policy, value = agent(data["x"])
+    valid = data["valid"]
+    logratio = (policy.log_prob(data["action"]) - data["log_prob"])[valid]
+    ratio = logratio.exp()
+    errors = (value - data["returns"])[valid]
+    expected = {
+        "losses/value_loss": 0.5 * (errors**2).mean(),
+        "losses/entropy": policy.entropy()[valid].mean(),
+        "losses/approx_kl": (ratio - 1 - logratio).mean(),
+        "losses/clipfrac": ((ratio < 0.8) | (ratio > 1.2)).float().mean(),
+    }
+    rest = 0.5 * expected["losses/value_loss"] - 0.1 * expected["losses/entropy"]
+    expected["losses/policy_loss"] = loss - rest
+    assert set(logs) == set(expected)
+    for name, number in logs.items():
+        torch.testing.assert_close(number, expected[name], atol=1e-5, rtol=1e-5)
+
+
+def test_update_visits_every_trial_once_per_epoch_and_heeds_target_kl(module, monkeypatch):
+    agent, data = make_batch(module, "bandit", 10, 3)
+    data["returns"][0] = torch.arange(10.0)  # a name for each trial
+    calls = spy_on(monkeypatch, module, "ppo_loss")
+    optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2)
+    args = module.Args(num_minibatches=3, update_epochs=4)
+    logs = module.update(agent, optimizer, data, args, 0.0)
+    assert len(calls) == 12
+    visited = [batch["returns"][0] for (_, batch, _, _), _ in calls]
+    for epoch in range(4):
+        names = torch.cat(visited[3 * epoch : 3 * epoch + 3])
+        assert sorted(names.tolist()) == list(range(10))
+    entropies = [logged["losses/entropy"].item() for _, (_, logged) in calls]
+    assert logs["losses/entropy"] == pytest.approx(np.mean(entropies))
+
+    calls.clear()
+    args.target_kl = 1e-9
+    module.update(agent, optimizer, data, args, 0.0)
+    assert len(calls) == 3
+
+
+def test_a_gradient_is_clipped_to_its_largest_norm(module, monkeypatch):
+    agent, data = make_batch(module, "bandit", 10, 3)
+    data["returns"] = 100 * data["returns"]
+    before = [parameter.detach().clone() for parameter in agent.parameters()]
+    loss, _ = module.ppo_loss(agent, data, agent.args, 0.0)
+    gradients = torch.autograd.grad(loss, list(agent.parameters()))
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    assert norm > 0.5
+    args = module.Args(num_minibatches=1, update_epochs=1, max_grad_norm=0.5)
+    optimizer = torch.optim.SGD(agent.parameters(), lr=1.0)
+    logs = module.update(agent, optimizer, data, args, 0.0)
+    assert logs["losses/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    for parameter, old, gradient in zip(agent.parameters(), before, gradients, strict=True):
+        torch.testing.assert_close(parameter, old - 0.5 * gradient / norm, atol=1e-5, rtol=1e-4)
+
+
+@NETWORKS
+@pytest.mark.parametrize("discrete", [True, False])
+def test_no_stray_cpu_tensors(module, network, discrete, monkeypatch):
+    """On torch's meta device any operation with a tensor of another device fails."""
+    # It has no autocast.
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **settings: nullcontext())
+    env = SimpleNamespace(
+        single_observation_space=Discrete(4) if discrete else Box(-1, 1, (3,)),
+        single_action_space=Discrete(5) if discrete else Box(-1, 1, (2,)),
+        horizon=7,
+    )
+    args = module.Args(**SMALL[module], episodes_per_trial=1, norm_obs=True, **network)
+    agent = module.Agent(env, args).to("meta")
+    number = torch.zeros(6, device="meta")
+    obs = number.long() if discrete else number[:, None].expand(6, 3)
+    action = number.long() if discrete else number[:, None].expand(6, 2)
+    memory = agent.initial_state(6)
+    for t in range(3):
+        x = agent.encode(obs, action, number, number, t == 0)
+        policy, value, memory = agent.step(x, memory)
+        assert x.device.type == value.device.type == "meta"
+        assert policy.log_prob(action).device.type == "meta"
+    assert agent.obs_stats.normalize(torch.zeros(6, agent.obs_size, device="meta")).is_meta
+    data = {"x": x.expand(7, *x.shape), "action": action.expand(7, *action.shape)}
+    for name in ("log_prob", "signal", "value"):
+        data[name] = number.expand(7, 6)
+    data["valid"] = torch.ones(7, 6, dtype=torch.bool, device="meta")
+    data["advantage"], data["returns"] = module.advantages_and_returns(data, 0.9, 0.9)
+    loss, _ = module.ppo_loss(agent, data, args, 0.1)
+    loss.backward()
+    for parameter in agent.parameters():
+        assert parameter.grad.device.type == "meta"
+
+
+# -------------------------------------------------------------------------- scales of the numbers
+
+
+def test_normalisation_uses_the_moments_of_all_rows_so_far(module):
+    """Batches of unequal sizes count by their rows, as in numpy on all of them together."""
+    rng = np.random.default_rng(0)
+    stats = module.RunningMeanStd(2)
+    rows = np.zeros((0, 2))
+    for i, size in enumerate([500, 3, 1, 40, 2000]):
+        batch = rng.normal([5 + i, -3], [1, 30], (size, 2)).astype(np.float32)
+        stats.update(torch.as_tensor(batch))
+        rows = np.concatenate([rows, batch])
+        mean, variance = moments(rows)
+        np.testing.assert_allclose(stats.mean, mean, rtol=1e-10)
+        np.testing.assert_allclose(stats.var, variance, rtol=1e-10)
+        np.testing.assert_allclose(stats.mean, rows.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(stats.var, rows.var(0), rtol=1e-5)
+    assert stats.mean.dtype == stats.var.dtype == torch.float64
+    env = envs.make("Navigation2D-v0")
+    agent = make_agent(module, env, 1, norm_obs=True)
+    agent.obs_stats.load_state_dict(stats.state_dict())
+    obs = torch.tensor([[6.0, -40.0], [5.0, 1e6]])
+    x = agent.encode(obs, torch.zeros(2, 2), torch.zeros(2), torch.zeros(2), True)
+    assert x.dtype == torch.float32
+    expected = ((obs.numpy() - rows.mean(0)) / rows.std(0)).clip(-10, 10)
+    np.testing.assert_allclose(x[:, :2], expected, rtol=1e-4)
+    assert x[1, 1] == 10
+
+
+@pytest.mark.parametrize("from_regret", [False, True])
+def test_what_is_trained_on_and_what_is_seen(module, from_regret, in_tmp, monkeypatch):
+    """The reward or minus the regret, scaled from the second iteration on; the input is raw."""
+    calls = spy_on(monkeypatch, module, "advantages_and_returns")
+    rates = []
+    adam_step = torch.optim.Adam.step
+
+    def step(optimizer):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return adam_step(optimizer)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    settings = {"learn_from_regret": from_regret, "norm_reward": True, "gamma": 0.9}
+    train_tiny(module, total_timesteps=96, num_minibatches=1, **settings)
+    assert len(calls) == 2
+    _, first_returns = calls[0][1]
+    _, variance = moments(first_returns.double().numpy().reshape(-1, 1))
+    for (arguments, _), scale in zip(calls, (1.0, variance[0] ** 0.5), strict=True):
+        data, gamma, gae_lambda = arguments
+        assert (gamma, gae_lambda) == (0.9, 0.5)
+        signal = -data["regret"] if from_regret else data["reward"]
+        torch.testing.assert_close(data["signal"], (signal / scale).to(data["signal"]))
+        prev_reward = data["x"][1:, :, 1 + 5]
+        torch.testing.assert_close(prev_reward, data["reward"][:-1])
+        assert set(data["reward"].unique().tolist()) == {0.0, 1.0}
+    assert rates == [5e-3] * 2 + [2.5e-3] * 2  # annealed: two iterations of two epochs
+
+
+def test_moments_in_training_are_of_the_steps_of_trials_and_of_the_iterations_before(
+    module, in_tmp, monkeypatch
+):
+    """Observations, and the targets of the value: raw, although it learns scaled ones."""
+    rollouts = spy_on(monkeypatch, module, "rollout")
+    advantages = spy_on(monkeypatch, module, "advantages_and_returns")
+    _, run = train_tiny(
+        module,
+        env_id="NearGoals-v0",
+        env_kwargs={"horizon": 8},
+        action_scale=0.2,
+        norm_obs=True,
+        norm_reward=True,
+        total_timesteps=900,
+    )
+    assert len(advantages) >= 3
+    seen = np.zeros((0, 2))
+    targets = np.zeros((0, 1))
+    # one more rollout than updates: the evaluation
+    for (_, data), (_, (_, returns)) in zip(rollouts, advantages, strict=False):
+        obs = data["obs"].double().numpy()
+        mean, variance = moments(seen)
+        _, target_variance = moments(targets)
+        normalised = (obs - mean) / np.sqrt(variance)
+        np.testing.assert_allclose(data["x"][..., :2], normalised.clip(-10, 10), atol=1e-5)
+        valid = data["valid"].numpy()
+        assert not valid.all()
+        seen = np.concatenate([seen, obs[valid]])
+        raw = returns.double().numpy()[valid] * np.sqrt(target_variance)
+        targets = np.concatenate([targets, raw[:, None]])
+    agent = read(run / "checkpoint.pt")["agent"]
+    for name, rows in {"obs_stats": seen, "return_stats": targets}.items():
+        mean, variance = moments(rows)
+        np.testing.assert_allclose(agent[f"{name}.mean"], mean, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(agent[f"{name}.var"], variance, rtol=1e-5)
+        np.testing.assert_allclose(agent[f"{name}.count"], len(rows) + 1e-4)
+
+
+@pytest.mark.parametrize("high", [1.0, np.inf])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 1.5])
+def test_action_scale_is_the_deviation_of_the_first_continuous_actions(module, scale, high):
+    env = SimpleNamespace(
+        single_observation_space=Box(-1, 1, (3,)),
+        single_action_space=Box(-high, high, (2,)),
+        horizon=4,
+    )
+    torch.manual_seed(0)
+    agent = module.Agent(env, module.Args(action_scale=scale))
+    obs = torch.randn(500, 3)
+    action = torch.randn(500, 2)
+    number = torch.randn(500)
+    x = agent.encode(obs, action, number, number, False)
+    torch.testing.assert_close(x[:, 3:5], action)  # raw
+    outputs = []
+    agent.policy.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
+    policy, _, _ = agent.step(x, None)
+    assert torch.allclose(policy.stddev, torch.tensor(scale))
+    assert policy.mean.abs().max() < 0.1 * scale
+    torch.testing.assert_close(policy.mean, scale * outputs[0])
+    by_axis = torch.distributions.Normal(policy.mean, scale).log_prob(action)
+    torch.testing.assert_close(policy.log_prob(action), by_axis.sum(-1))
+    first_action, _ = agent.act(obs, action, number, number, agent.initial_state(500))
+    deviation = first_action.std()
+    assert abs(deviation / scale - 1) < 4.5 / (2 * 1000) ** 0.5
+
+
+def test_it_learns_to_act_within_a_range_far_from_zero(module, in_tmp):
+    settings = {"num_envs": 64, "total_timesteps": 64 * 3 * 50, "learning_rate": 0.01}
+    result, run = train_tiny(module, env_id="Reach-v0", **settings)
+    # A guess around 15 with a deviation of 5, clipped, is off by more than 3.5.
+    assert result["return_mean"] > -2.0 * 3
+    agent = module.load(run / "checkpoint.pt")
+    env = envs.make("Reach-v0", 1000)
+    tasks = env.sample_tasks(1000, 0)
+    module.rollout(agent, env, tasks, 3, 0)
+    given = np.array(env.unwrapped.given)  # [T, N, 1]
+    assert given.min() >= 10
+    assert given.max() <= 20
+    assert 17 < given[2].mean() < 19
+    assert "regret_mean" not in result
+
+
+def test_schedule_of_the_levers(module):
+    args = module.Args(
+        total_timesteps=1000,
+        grow_trials=True,
+        gamma_start=0.8,
+        gamma=0.99,
+        episodes_per_trial=100,
+        num_envs=40,
+        ent_coef=0.1,
+        ramp_fraction=0.5,
+    )
+    rows = [module.schedule(args, step) for step in np.linspace(0, 999, 200)]
+    assert rows[0] == (args.learning_rate, 0.1, pytest.approx(0.8), 10, 400)
+    assert rows[-1][2:] == (pytest.approx(0.99), 100, 40)
+    lookahead = [1 / (1 - gamma) for _, _, gamma, _, _ in rows[:100]]
+    ratios = np.diff(np.log(lookahead))
+    np.testing.assert_allclose(ratios, ratios[0], rtol=1e-6)  # geometric
+    for _, _, _, episodes, num_trials in rows:
+        assert 10 <= episodes <= 100
+        assert abs(episodes * num_trials - 4000) < episodes
+
+
+def test_schedule_without_levers_anneals_alone(module):
+    plain = module.Args(total_timesteps=1000, ent_coef=0.1)
+    constant = (plain.gamma, plain.episodes_per_trial, plain.num_envs)
+    annealed = (0.75 * plain.learning_rate, 0.75 * 0.1)
+    assert module.schedule(plain, 250) == (*annealed, *constant)
+    plain.anneal_lr = False
+    assert module.schedule(plain, 250) == (plain.learning_rate, 0.1, *constant)
+
+
+# ------------------------------------------------------------------------------------ evaluation
+
+
+def act_by_hand(agent, env, tasks, episodes, seed, start):
+    """Returns and regrets [N, episodes] of a batch of trials, played with `act`."""
+    torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
+    torch.manual_seed(torch_seed)
+    obs, _ = env.reset(seed=env_seed, options={"tasks": tasks})
+    count = len(tasks)
+    returns = np.zeros((count, episodes))
+    regrets = np.zeros((count, episodes))
+    over = np.zeros(count, dtype=int)
+    state = agent.initial_state(count)
+    action = np.zeros(env.action_space.shape)
+    reward = np.zeros(count)
+    done = np.zeros(count)
+    while over.min() < episodes:
+        action, state = agent.act(obs, action, reward, done, state)
+        obs, reward, terminated, truncated, info = env.step(action.numpy())
+        regret = info.get("regret", np.zeros(count))
+        for n in range(count):
+            if over[n] < episodes:
+                returns[n, over[n]] += reward[n]
+                regrets[n, over[n]] += regret[n]
+        done = terminated | truncated
+        over += done
+    return returns, regrets
+
+
+@pytest.mark.parametrize("name", ["mdp", "early ends"])
+def test_evaluation_is_what_the_environment_pays_when_played_by_hand(module, name):
+    """Batches are of as many trials as there are environments; the last may be smaller."""
+    env_id, env_kwargs = ENVIRONMENTS[name]
+    agent = make_agent(module, envs.make(env_id, 1, **env_kwargs), 3, num_envs=16)
+    tasks = envs.make(env_id, 1, **env_kwargs).sample_tasks(40, 7)
+    returns, regrets = module.evaluate(agent, env_id, env_kwargs, tasks, 3, 5, True)
+    assert returns.shape == (40, 3)
+    for start, stop in [(0, 16), (16, 32), (32, 40)]:
+        env = envs.make(env_id, stop - start, **env_kwargs)
+        expected = act_by_hand(agent, env, tasks[start:stop], 3, 5, start)
+        np.testing.assert_allclose(returns[start:stop], expected[0], atol=1e-5)
+        if name == "mdp":
+            np.testing.assert_allclose(regrets[start:stop], expected[1], atol=1e-5)
+    assert (regrets is None) == (name == "early ends")
+    alone = module.evaluate(agent, env_id, env_kwargs, tasks, 3, 5)
+    np.testing.assert_array_equal(alone, returns)
+
+
+def test_evaluation_keeps_the_order_of_tasks(module):
+    """The first arm, always, of bandits whose arms pay never or always."""
+    agent = make_agent(module, envs.make("Bandit-v0"), 4, num_envs=30)
+    torch.nn.init.zeros_(agent.policy.weight)
+    agent.policy.bias.data[0] = 100.0
+    tasks = np.random.default_rng(0).integers(0, 2, (100, 5)).astype(float)
+    returns, regrets = module.evaluate(agent, "Bandit-v0", {}, tasks, 4, 0, True)
+    first = np.repeat(tasks[:, :1], 4, axis=1)
+    best = np.repeat(tasks.max(axis=1, keepdims=True), 4, axis=1)
+    np.testing.assert_array_equal(returns, first)
+    np.testing.assert_array_equal(regrets, best - first)
+
+
+def test_return_and_regret_are_two_estimates_that_agree(module):
+    """In expectation a return and its regret add up to the optimum, that of the best arm."""
+    env = envs.make("Bandit-v0")
+    agent = make_agent(module, env, 4)
+    tasks = env.sample_tasks(6000, [1, 0])
+    returns, regrets = module.evaluate(agent, "Bandit-v0", {}, tasks, 4, 0, True)
+    errors = returns.sum(1) + regrets.sum(1) - 4 * tasks.max(axis=1)
+    assert abs(errors.mean()) < 4.5 * errors.std() / 6000**0.5
+    torch.manual_seed(123)  # the same, whatever ran in between
+    again = module.evaluate(agent, "Bandit-v0", {}, tasks, 4)
+    np.testing.assert_array_equal(again, returns)
+    other = module.evaluate(agent, "Bandit-v0", {}, tasks, 4, 1)
+    assert (other != returns).any()
+
+
+def test_standard_errors_cover_the_truth(module):
+    """A policy whose expected return is known: always the first arm, in tasks of many seeds."""
+    env = envs.make("Bandit-v0")
+    agent = make_agent(module, env, 2)
+    torch.nn.init.zeros_(agent.policy.weight)
+    agent.policy.bias.data[0] = 100.0
+    z = []
+    for seed in range(40):
+        tasks = env.sample_tasks(500, [1, seed])
+        totals = module.evaluate(agent, "Bandit-v0", {}, tasks, 2, seed).sum(1)
+        z.append((totals.mean() - 1.0) / (totals.std(ddof=1) / 500**0.5))
+    assert abs(np.mean(z)) < 4.5 / 40**0.5
+    assert 0.6 < np.std(z) < 1.5
+
+
+@pytest.mark.parametrize("name", ["mdp", "early ends"])
+def test_act_is_the_policy_of_the_rollout(module, name):
+    env, tasks = make(name, 30)
+    agent = make_agent(module, env, 2)
+    torch.manual_seed(3)
+    expected = rollout(agent, env, tasks, 2)
+    torch.manual_seed(3)
+    obs, _ = env.reset(seed=0, options={"tasks": tasks})
+    state = agent.initial_state(30)
+    # what is ignored in the first step
+    action = np.full(env.action_space.shape, -1.0)
+    reward = np.full(30, np.nan)
+    done = np.ones(30)
+    for t in range(len(expected["action"])):
+        action, state = agent.act(obs, action, reward, done, state)
+        assert torch.equal(action, expected["action"][t])
+        obs, reward, terminated, truncated, _ = env.step(action.numpy())
+        done = terminated | truncated
+
+
+def test_held_out_tasks_are_the_same_whatever_the_training_seed(module, in_tmp, monkeypatch):
+    calls = spy_on(monkeypatch, module, "rollout")
+    held_out = envs.make("Bandit-v0").sample_tasks(20, [1, 3])
+    trained_on = []
+    for seed in (1, 2):
+        calls.clear()
+        name = f"seed{seed}"
+        settings = {"seed": seed, "eval_seed": 3, "eval_trials": 20, "num_envs": 40}
+        train_tiny(module, exp_name=name, total_timesteps=240, **settings)
+        *training, evaluation = [tasks for (_, _, tasks, _, _), _ in calls]
+        assert len(training) == 2
+        np.testing.assert_array_equal(evaluation, held_out)
+        trained_on += training
+    everything = np.concatenate([held_out, *trained_on])
+    assert len(np.unique(everything, axis=0)) == 20 + 4 * 40
+
+
+# ------------------------------------------------------------------------------------------ runs
+
+
+def test_a_run_writes_what_it_promises(module, in_tmp):
+    result, run = train_tiny(module, norm_reward=True)
+    files = {path.name for path in run.iterdir() if not path.name.startswith("events.")}
+    assert files == {"args.json", "checkpoint.pt", "eval.json"}
+    assert run.name.startswith(f"Bandit-v0__{module.ALGORITHM}__1__")
+    assert len(list(run.glob("events.*"))) == 1
+    assert json.loads((run / "eval.json").read_text()) == json.loads(json.dumps(result))
+    args = json.loads((run / "args.json").read_text())
+    assert args["num_envs"] == 16
+    scores = {"return_mean", "return_stderr", "return_by_episode", "return_by_episode_stderr"}
+    scores |= {"regret_mean", "regret_stderr"}
+    others = {"algorithm", "global_step", "wall_seconds", "num_trials"}
+    assert set(result) == set(args) | scores | others
+    assert result["algorithm"] == module.ALGORITHM
+    assert result["global_step"] == 480
+    assert result["num_trials"] == 50
+    saved = read(run / "checkpoint.pt")
+    assert saved["global_step"] == 480
+    assert saved["iteration"] == 10
+    assert saved["agent"]["return_stats.count"].item() == 480 + 1e-4
+    assert (run / "checkpoint.pt").stat().st_size < 200_000
+
+
+def test_scores_are_means_and_standard_errors_over_trials(module, in_tmp, monkeypatch):
+    rng = np.random.default_rng(0)
+    returns = rng.normal(3, 2, (50, 3))
+    regrets = rng.normal(7, 4, (50, 3))
+
+    def evaluate(*arguments):
+        return returns, regrets
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    result, _ = train_tiny(module, total_timesteps=1)
+    assert result["return_mean"] == pytest.approx(returns.sum(1).mean())
+    assert result["regret_mean"] == pytest.approx(regrets.sum(1).mean())
+    for name, numbers in {"return_stderr": returns, "regret_stderr": regrets}.items():
+        totals = numbers.sum(1)
+        deviations = totals - totals.mean()
+        assert result[name] == pytest.approx(((deviations**2).sum() / 49 / 50) ** 0.5)
+    assert result["return_by_episode"] == pytest.approx(returns.mean(0))
+    deviations = returns - returns.mean(0)
+    expected = np.sqrt((deviations**2).sum(0) / 49 / 50)
+    assert result["return_by_episode_stderr"] == pytest.approx(expected)
+
+
+def test_charts_are_of_the_batch_that_was_trained_on(module, in_tmp, monkeypatch):
+    scalars = {}
+
+    def add_scalar(writer, name, number, global_step):
+        scalars[name, global_step] = number
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
+    calls = spy_on(monkeypatch, module, "advantages_and_returns")
+    settings = {"num_envs": 40, "env_kwargs": {"horizon": 8}, "action_scale": 0.2}
+    train_tiny(module, env_id="NearGoals-v0", total_timesteps=500, **settings)
+    global_step = 0
+    for arguments, (_, returns) in calls:
+        data, gamma, _ = arguments
+        valid = data["valid"]
+        global_step += valid.sum().item()
+        reward = data["reward"].numpy() * valid.numpy()
+        episode = data["episode"].numpy()
+        for i in range(3):
+            mean = reward[episode == i].sum() / 40
+            logged = scalars[f"charts/return_episode_{i + 1}", global_step]
+            assert logged == pytest.approx(mean, rel=1e-4)
+        total = scalars["charts/trial_return", global_step]
+        assert total == pytest.approx(reward.sum() / 40, rel=1e-4)
+        errors = (returns - data["value"])[valid]
+        explained = 1 - errors.var() / returns[valid].var()
+        logged = scalars["losses/explained_variance", global_step]
+        assert logged == pytest.approx(explained.item(), abs=1e-4)
+        assert scalars["charts/gamma", global_step] == gamma
+        assert scalars["charts/episodes_per_trial", global_step] == 3
+    names = {name for name, _ in scalars}
+    assert {"charts/learning_rate", "charts/SPS", "losses/gradient_norm"} <= names
+
+
+def test_load_gives_the_agent_that_was_trained(module, in_tmp):
+    network = {"cell": "lstm"} if module is rl2_ppo else {"tc_blocks": 1}
+    settings = {"env_kwargs": {"num_arms": 3}, **network}
+    result, run = train_tiny(module, **settings)
+    saved = read(run / "checkpoint.pt")
+    del saved["optimizer"]
+    torch.save(saved, run / "agent.pt")
+    tasks = envs.make("Bandit-v0", 1, num_arms=3).sample_tasks(50, [1, 0])
+    for name in ("checkpoint.pt", "agent.pt"):
+        agent = module.load(run / name)
+        assert agent.action_size == 3
+        for argument, value in settings.items():
+            assert getattr(agent.args, argument) == value
+        returns = module.evaluate(agent, "Bandit-v0", {"num_arms": 3}, tasks, 3)
+        assert returns.mean(0).tolist() == result["return_by_episode"]
+    with pytest.raises(envs.UsageError, match="agent.pt is an agent alone"):
+        train_tiny(module, **settings, total_timesteps=999, resume=str(run / "agent.pt"))
+
+
+def test_an_interrupted_run_resumed_equals_one_never_stopped(module, in_tmp, monkeypatch):
+    """Cut in the middle of iteration 3, it goes on from iteration 2 to the same end, bit by bit."""
+    monkeypatch.setattr(module, "HAS_BFLOAT16", True)
+    settings = {"cell": "lstm"} if module is rl2_ppo else {"amp": True}
+    settings |= {
+        "env_id": "TabularMDP-v0",
+        "env_kwargs": {"num_states": 3, "num_actions": 2, "horizon": 2, "observe_task": True},
+        "total_timesteps": 2500,
+        "episodes_per_trial": 20,
+        "grow_trials": True,
+        "gamma_start": 0.5,
+        "learn_from_regret": True,
+        "norm_obs": True,
+        "norm_reward": True,
+        "checkpoint_seconds": 0,
+    }
+    whole, whole_run = train_tiny(module, **settings, exp_name="same")
+    whole_run.rename("whole")
+    original = module.update
+    updates = []
+
+    def interrupted(*arguments):
+        updates.append(arguments)
+        if len(updates) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt) as error:
+        train_tiny(module, **settings, exp_name="same")
+    assert error.value.__notes__[0] == "Stopped in iteration 3."
+    (run,) = Path("runs").iterdir()
+    assert not (run / "eval.json").exists()
+    checkpoint = run / "checkpoint.pt"
+    assert read(checkpoint)["iteration"] == 2
+
+    monkeypatch.setattr(module, "update", original)
+    resumed, _ = train_tiny(module, **settings, exp_name="same", resume=str(checkpoint))
+    assert resumed.pop("resume") == str(checkpoint)
+    assert whole.pop("resume") is None
+    assert resumed.pop("wall_seconds") > 0
+    assert whole.pop("wall_seconds") > 0
+    assert resumed == whole
+    ours = read(checkpoint)
+    theirs = read("whole/checkpoint.pt")
+    assert ours["iteration"] == theirs["iteration"] >= 4
+    assert ours["global_step"] == theirs["global_step"]
+    for name, tensor in theirs["agent"].items():
+        assert torch.equal(tensor, ours["agent"][name])
+    for i, numbers in theirs["optimizer"]["state"].items():
+        for name, tensor in numbers.items():
+            assert torch.equal(tensor, ours["optimizer"]["state"][i][name])
+
+
+def test_a_finished_run_is_not_resumed_unless_it_gets_more_steps(module, in_tmp):
+    result, run = train_tiny(module)
+    evaluation = run / "eval.json"
+    before = evaluation.read_bytes()
+    resume = str(run / "checkpoint.pt")
+    with pytest.raises(envs.UsageError, match="is finished: to go on, raise --total-timesteps"):
+        train_tiny(module, resume=resume)
+    assert evaluation.read_bytes() == before
+    # One that stopped between training and evaluation has only the evaluation to do.
+    evaluation.unlink()
+    again, _ = train_tiny(module, resume=resume)
+    assert again["return_mean"] == result["return_mean"]
+    assert again["global_step"] == 480
+    longer, _ = train_tiny(module, resume=resume, total_timesteps=600)
+    assert longer["global_step"] == 624
+    assert json.loads(evaluation.read_text())["global_step"] == 624
+
+
+def test_a_nonfinite_loss_stops_the_run_and_keeps_the_checkpoint(module, in_tmp, monkeypatch):
+    original = module.ppo_loss
+    calls = []
+
+    def poisoned(*arguments):
+        calls.append(arguments)
+        loss, logs = original(*arguments)
+        if len(calls) < 20:
+            return loss, logs
+        return loss * torch.nan, logs | {"losses/value_loss": loss.detach() * torch.nan}
+
+    monkeypatch.setattr(module, "ppo_loss", poisoned)
+    words = "Not finite: .*'losses/value_loss': nan.*Lower --learning-rate"
+    with pytest.raises(envs.UsageError, match=words) as error:
+        train_tiny(module, checkpoint_seconds=0)
+    (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
+    assert error.value.__notes__ == [
+        "Stopped in iteration 5.",
+        f"To go on: python {module.ALGORITHM}.py --resume {checkpoint}",
+    ]
+    saved = read(checkpoint)
+    assert saved["iteration"] == 4
+    for tensor in saved["agent"].values():
+        assert tensor.isfinite().all()
+
+
+def test_a_regret_that_nobody_reports_cannot_be_learned_from(module, in_tmp):
+    with pytest.raises(envs.UsageError, match="NearGoals-v0 reports no regret to learn from"):
+        train_tiny(module, env_id="NearGoals-v0", learn_from_regret=True)
+    assert not Path("runs").exists()
+
+
+# 4 sub-environments take 3 steps in an iteration: step 15 is one of sub-environment 2.
+@pytest.mark.parametrize("last_step, iteration", [(3, 1), (15, 2)])
+def test_a_fault_of_a_users_environment_keeps_its_traceback_and_gets_notes(
+    module, last_step, iteration, in_tmp, monkeypatch
+):
+    monkeypatch.setattr(Fragile, "steps", 0)
+    monkeypatch.setattr(Fragile, "last_step", last_step)
+    with pytest.raises(KeyError) as error:
+        train_tiny(module, env_id="Fragile-v0", num_envs=4)
+    place = error.traceback[-1]
+    assert (place.path, place.name) == (Path(__file__), "step")
+    task = error.value.args[0].removeprefix("task ")
+    notes = [
+        f"In sub-environment 2, whose task is {task}.",
+        f"Stopped in iteration {iteration}.",
+    ]
+    if iteration == 1:
+        assert not Path("runs").exists()
+    else:
+        (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
+        notes.append(f"To go on: python {module.ALGORITHM}.py --resume {checkpoint}")
+    assert error.value.__notes__ == notes
