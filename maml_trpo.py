@@ -187,7 +187,7 @@ class Policy:
             bias = params[f"bias_{i}"].expand(len(obs), -1, -1)
             h = torch.baddbmm(bias, h, weight)  # [M, B, out]: each task's own layer
         if "log_std" in params:
-            return [h, params["log_std"].expand(len(obs), -1, -1)]
+            return [h, params["log_std"]]
         return [h]
 
     def distribution(self, out, log_std=None):
@@ -215,20 +215,21 @@ def rollout(policy, params, env, tasks, seed):
     while valid.any():
         obs = policy.encode(next_obs).to(device).unflatten(0, shape)  # [M, K, obs]
         outputs = policy.outputs(params, obs)
-        if not all(output.isfinite().all() for output in outputs):
+        if not outputs[0].isfinite().all():
             raise UsageError("The policy is not finite: lower --inner-lr, with which it adapted.")
         distribution = policy.distribution(*outputs)
         action = distribution.sample()  # [M, K] or [M, K, action]
         log_prob = distribution.log_prob(action)
         next_obs, reward, terminated, truncated, _ = env.step(action.flatten(0, 1).cpu().numpy())
-        step = {
-            "obs": obs,
-            "action": action,
-            "log_prob": log_prob,
-            "reward": torch.tensor(reward, device=device).float().unflatten(0, shape),
-            "valid": valid.to(device).unflatten(0, shape),
-        }
-        steps.append(step)
+        steps.append(
+            {
+                "obs": obs,
+                "action": action,
+                "log_prob": log_prob,
+                "reward": torch.tensor(reward, device=device).float().unflatten(0, shape),
+                "valid": valid.to(device).unflatten(0, shape),
+            }
+        )
         valid = valid & ~torch.as_tensor(terminated | truncated)
     batch = {name: torch.stack([step[name] for step in steps], dim=2) for name in steps[0]}
     batch["return"] = (batch["reward"] * batch["valid"]).sum(2)
@@ -393,7 +394,8 @@ def update(policy, params, batches, args):
     gradient = torch.zeros_like(theta)
     num_tasks = len(batches[0]["obs"])
     surrogates = []
-    old_outputs = []
+    chunks = []
+    old = []
     # Ten tasks at a time: the graph through the adaptation of all of them would not fit into the
     # processor's cache.
     for i in range(0, num_tasks, 10):
@@ -403,8 +405,8 @@ def update(policy, params, batches, args):
         # the meta-gradient, back through the adaptation
         gradient += torch.autograd.grad(value.sum() / num_tasks, theta)[0]
         surrogates.append(value.detach())
-        old_outputs.append([output.detach() for output in outputs])
-    old = policy.distribution(*[torch.cat(parts) for parts in zip(*old_outputs, strict=True)])
+        chunks.append(chunk)
+        old.append(policy.distribution(*[output.detach() for output in outputs]))
     gradient = average(gradient)
     before = average(torch.cat(surrogates).mean())
 
@@ -421,10 +423,16 @@ def update(policy, params, batches, args):
     }
     for i in range(15):
         candidate = unflatten(theta.detach() + 0.8**i * full_step, params)
+        after = 0.0
+        kl = 0.0
         with torch.no_grad():
-            new = policy.distribution(*adapted_outputs(policy, candidate, batches, args))
-            after = average(surrogate(new, batches[-1]).mean())
-            kl = average(mean_over_steps(kl_divergence(old, new), batches[-1]).mean())
+            for chunk, old_chunk in zip(chunks, old, strict=True):
+                new = policy.distribution(*adapted_outputs(policy, candidate, chunk, args))
+                divergence = mean_over_steps(kl_divergence(old_chunk, new), chunk[-1])
+                after += surrogate(new, chunk[-1]).sum() / num_tasks
+                kl += divergence.sum() / num_tasks
+        after = average(after)
+        kl = average(kl)
         if after > before and kl <= args.max_kl:
             logs["losses/improvement"] = (after - before).item()
             logs["losses/kl"] = kl.item()
@@ -619,7 +627,7 @@ def train(args):
         "global_step": global_step,
         "wall_seconds": wall_seconds,
         "num_trials": args.eval_trials,
-        "episodes_per_trial": by_episode.shape[1],
+        "episodes_per_trial": returns[0].size,
     }
     temporary = run_dir / "eval.tmp"
     temporary.write_text(json.dumps(result, indent=2))
