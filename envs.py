@@ -548,7 +548,7 @@ class PolicyEnv(VectorWrapper):
         )
 
 
-def make(env_id, num_envs=1, **kwargs):
+def make(env_id, /, num_envs=1, **kwargs):
     """A `VectorEnv` of `num_envs` tasks, whose constructor takes `kwargs`.
 
     It has `horizon`, `sample_tasks(num_tasks, rng)` and `reset(options={"tasks": tasks})`.

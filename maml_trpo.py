@@ -467,9 +467,10 @@ def read_checkpoint(path, device="cpu"):
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         algorithm = saved["algorithm"]
+        unknown = set(saved["args"]) - set(vars(Args()))  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
         raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
-    if algorithm != ALGORITHM or set(saved["args"]) - set(vars(Args())):
+    if algorithm != ALGORITHM or unknown:
         raise UsageError(f"{path} is of {algorithm}, or of another version of {ALGORITHM}.")
     return saved
 
@@ -605,7 +606,10 @@ def train(args):
     env.close()
 
     wall_seconds = time.time() - start_time
-    print(f"{global_step} steps in {wall_seconds:.0f} s, see {run_dir}. In {len(tasks)} new tasks:")
+    print(
+        f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
+        f"benchmark/pictures.py {checkpoint_path}\nIn {args.eval_trials} new tasks:"
+    )
     returns = evaluate(  # [tasks, 4, episodes]
         policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
     )
@@ -635,7 +639,6 @@ def train(args):
     for i, mean in enumerate(scores["return_by_gradient_step"]):
         stderr = scores["return_by_gradient_step_stderr"][i]
         print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
-    print(f"To draw what it does: python benchmark/pictures.py {checkpoint_path}")
     return result
 
 

@@ -558,10 +558,10 @@ def read_checkpoint(path, device="cpu"):
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         algorithm = saved["algorithm"]
+        unknown = set(saved["args"]) - set(vars(Args()))  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
         raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
-    # or arguments that this version does not have
-    if algorithm != ALGORITHM or set(saved["args"]) - set(vars(Args())):
+    if algorithm != ALGORITHM or unknown:
         raise UsageError(f"{path} is of {algorithm}, or of another version of {ALGORITHM}.")
     return saved
 
@@ -754,7 +754,10 @@ def train(args):
     env.close()
 
     wall_seconds = time.time() - start_time
-    print(f"{global_step} steps in {wall_seconds:.0f} s, see {run_dir}. In {len(tasks)} new tasks:")
+    print(
+        f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
+        f"benchmark/pictures.py {checkpoint_path}\nIn {args.eval_trials} new tasks:"
+    )
     returns, regrets = evaluate(
         agent, args.env_id, args.env_kwargs, tasks, args.episodes_per_trial, args.eval_seed, True
     )
@@ -781,7 +784,6 @@ def train(args):
     temporary.replace(eval_path)
     for name, number in scores.items():
         print(f"  {name:25}{np.round(number, 3).tolist()}")
-    print(f"To draw what it does: python benchmark/pictures.py {checkpoint_path}")
     return result
 
 

@@ -278,7 +278,7 @@ def levels():
         f"In {result['num_trials']:,} rooms it has never seen the first episode brings {texts[0]}, "
         f"the second {texts[1]} (random actions: {random:.3f}), that is the ball in {steps[0]:.1f} "
         f"steps and then in {steps[1]:.1f}: it remembers where it was. "
-        f"[Curve and network](../benchmark/results/{name}); one core, "
+        f"[Curve and network](../benchmark/results/{name}); two cores, "
         f"{result['wall_seconds'] / 60:.0f} minutes, seed 1."
     )
 
