@@ -13,15 +13,20 @@ Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400: navigation, locomoti
 """
 
 import importlib
+import pickle
+import random
+import signal
+import sys
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, flatdim
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
+from numpy.lib.recfunctions import structured_to_unstructured
 
 
 class UsageError(ValueError):
@@ -37,10 +42,20 @@ def check_positive(**numbers):
 
 def flatten_tasks(tasks):
     """A batch of tasks as numbers [num_tasks, size]: the fields of a structured array in a row."""
-    parts = [tasks]
     if tasks.dtype.names is not None:
-        parts = [tasks[name] for name in tasks.dtype.names]
-    return np.concatenate([part.reshape(len(tasks), -1) for part in parts], axis=1)
+        tasks = structured_to_unstructured(tasks)
+    return tasks.reshape(len(tasks), -1)
+
+
+def as_flags(flags, num_envs):
+    """Ends of episodes, or one for all, as booleans [num_envs]; UsageError for anything else."""
+    flags = np.asarray(flags)
+    if flags.dtype.kind not in "biu" or flags.shape not in ((), (num_envs,)):
+        raise UsageError(
+            f"terminated and truncated must be {num_envs} booleans, got {flags.dtype} of shape "
+            f"{flags.shape}."
+        )
+    return np.full(num_envs, flags, dtype=bool)
 
 
 class TaskVectorEnv(VectorEnv):
@@ -56,8 +71,8 @@ class TaskVectorEnv(VectorEnv):
         check_positive(num_envs=num_envs, horizon=horizon)
         if observe_task not in (True, False):
             raise UsageError(f"observe_task must be True or False, got {observe_task!r}.")
-        self.num_envs = int(num_envs)
-        self.horizon = int(horizon)
+        self.num_envs = num_envs
+        self.horizon = horizon
         self.observe_task = observe_task
         self.tasks = None
         self._tasks_named = False
@@ -72,13 +87,12 @@ class TaskVectorEnv(VectorEnv):
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=np.int64)  # taken in the current episode, [N]
         dtype = np.result_type(self._base_space.dtype, np.int64)
-        shape = self._base_space.shape or ()
-        self._state = np.zeros((num_envs, *shape), dtype)
+        self._state = np.zeros((num_envs, *self._base_space.shape), dtype)
 
     def sample_tasks(self, num_tasks, rng=None):
         """Tasks, first axis the task, by the numpy Generator `rng` or the environment's own."""
         check_positive(num_tasks=num_tasks)
-        return self._draw(int(num_tasks), self.np_random if rng is None else rng)
+        return self._draw(num_tasks, rng or self.np_random)
 
     def reset(self, *, seed=None, options=None):
         """Starts an episode everywhere: (observations, {}).
@@ -88,14 +102,13 @@ class TaskVectorEnv(VectorEnv):
         """
         super().reset(seed=seed)
         options = options or {}
-        unknown = set(options) - {"tasks"}
-        if unknown:
-            raise UsageError(f"reset knows the option 'tasks', got {sorted(unknown)}.")
+        if set(options) - {"tasks"}:
+            raise UsageError(f"reset knows the option 'tasks', got {sorted(options)}.")
         if "tasks" in options:
-            self._check_tasks(np.array(options["tasks"]))
+            self._check_tasks(options["tasks"])
             self._tasks_named = True
         elif self.tasks is None or (seed is not None and not self._tasks_named):
-            self._check_tasks(self._draw(self.num_envs, self.np_random))
+            self._check_tasks(self.sample_tasks(self.num_envs))
         self._steps[:] = 0
         self._start(np.ones(self.num_envs, dtype=bool))
         return self._observation(), {}
@@ -105,9 +118,10 @@ class TaskVectorEnv(VectorEnv):
         if self.tasks is None:
             raise UsageError("Call reset() before the first step().")
         reward, terminated, info = self._advance(actions)
+        terminated = as_flags(terminated, self.num_envs)
         self._steps += 1
         truncated = (self._steps >= self.horizon) & ~terminated
-        done = terminated | truncated
+        done = truncated | terminated
         if done.any():
             info["final_obs"] = self._observation()
             info["_final_obs"] = done
@@ -116,15 +130,16 @@ class TaskVectorEnv(VectorEnv):
         return self._observation(), reward, terminated, truncated, info
 
     def _check_tasks(self, tasks):
-        """Takes a batch of tasks that has the shape, the fields and the kind of a drawn one."""
+        """Takes a batch of tasks that has the shape and the type of a drawn one."""
+        tasks = np.array(tasks)
         example = self._draw(1, np.random.default_rng(0))
         shape = (self.num_envs, *example.shape[1:])
-        if tasks.shape != shape or tasks.dtype.names != example.dtype.names:
+        if tasks.shape != shape or not np.can_cast(tasks.dtype, example.dtype):
             raise UsageError(
-                f"tasks must have shape {shape} and fields {example.dtype.names}, "
-                f"got {tasks.shape} and {tasks.dtype.names}."
+                f"tasks must have shape {shape} and type {example.dtype}, "
+                f"got {tasks.shape} and {tasks.dtype}."
             )
-        if tasks.dtype.kind == "f" and not np.isfinite(tasks).all():
+        if not np.isfinite(flatten_tasks(tasks)).all():
             raise UsageError("tasks must be finite.")
         self._set_tasks(tasks)
         self.tasks = tasks
@@ -157,7 +172,7 @@ class Bandit(TaskVectorEnv):
 
     def __init__(self, num_envs=1, num_arms=5, observe_task=False):
         check_positive(num_arms=num_arms, num_envs=num_envs)
-        self.num_arms = int(num_arms)
+        self.num_arms = num_arms
         self._first = np.arange(num_envs) * num_arms  # where n's arms begin in a flat table
         super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms), observe_task)
 
@@ -172,8 +187,7 @@ class Bandit(TaskVectorEnv):
     def _advance(self, actions):
         mean = self.tasks.ravel().take(self._first + actions)  # [N]
         paid = self.np_random.random(self.num_envs) < mean
-        terminated = np.ones(self.num_envs, dtype=bool)
-        return paid.astype(np.float64), terminated, {"regret": self._best - mean}
+        return paid.astype(np.float64), True, {"regret": self._best - mean}
 
 
 class TabularMDP(TaskVectorEnv):
@@ -186,13 +200,12 @@ class TabularMDP(TaskVectorEnv):
 
     def __init__(self, num_envs=1, num_states=10, num_actions=5, horizon=10, observe_task=False):
         check_positive(num_states=num_states, num_actions=num_actions)
-        self.num_states = int(num_states)
-        self.num_actions = int(num_actions)
-        observation_space = Discrete(num_states)
-        action_space = Discrete(num_actions)
-        super().__init__(num_envs, horizon, observation_space, action_space, observe_task)
+        self.num_states = num_states
+        self.num_actions = num_actions
+        spaces = (Discrete(num_states), Discrete(num_actions))
+        super().__init__(num_envs, horizon, *spaces, observe_task)
         # where n's rows begin in a flat table of a row per (n, s, a)
-        self._first = np.arange(num_envs) * self.num_states * self.num_actions
+        self._first = np.arange(num_envs) * num_states * num_actions
 
     def _draw(self, num_tasks, rng):
         shape = (self.num_states, self.num_actions)
@@ -210,21 +223,14 @@ class TabularMDP(TaskVectorEnv):
     def _set_tasks(self, tasks):
         transitions = tasks["transitions"]
         rewards = tasks["rewards"]
-        shape = (self.num_states, self.num_actions)
-        sizes_fit = (
-            transitions.shape[1:] == (*shape, self.num_states) and rewards.shape[1:] == shape
-        )
-        if not sizes_fit or not np.isfinite(rewards).all():
-            raise UsageError(f"tasks must hold tables of (states, actions) {shape}, all finite.")
-        if not ((transitions >= 0).all() and np.allclose(transitions.sum(-1), 1)):
+        if (transitions < 0).any() or not np.allclose(transitions.sum(-1), 1):
             raise UsageError("tasks must hold probabilities of the next state that sum to 1.")
-        num_rows = self.num_envs * self.num_states * self.num_actions
+        self._mean_reward = rewards.ravel()  # a row per (n, s, a)
         # P(s' <= j | s, a) for j < S - 1: the next state is the number of entries that are <= u.
         cumulative = transitions.cumsum(axis=-1, dtype=np.float64)[..., :-1].astype(np.float32)
-        self._cumulative = cumulative.reshape(num_rows, self.num_states - 1)
-        self._mean_reward = np.ascontiguousarray(rewards).ravel()
+        self._cumulative = cumulative.reshape(len(self._mean_reward), self.num_states - 1)
         self.optimum, regret = plan(transitions, rewards, self.horizon)
-        self._regret = regret.reshape(self.horizon, num_rows)
+        self._regret = regret.reshape(self.horizon, -1)
 
     def _advance(self, actions):
         row = self._first + self._state * self.num_actions + actions  # of (n, s, a), [N]
@@ -233,7 +239,7 @@ class TabularMDP(TaskVectorEnv):
         regret = self._regret[self._steps[0]].take(row)
         u = self.np_random.random((self.num_envs, 1), dtype=np.float32)
         self._state = np.count_nonzero(self._cumulative.take(row, axis=0) <= u, axis=1)
-        return reward, np.zeros(self.num_envs, dtype=bool), {"regret": regret}
+        return reward, False, {"regret": regret}
 
 
 def plan(transitions, rewards, horizon):
@@ -242,8 +248,7 @@ def plan(transitions, rewards, horizon):
     Returns V* of the episode [N], and the regret V*_t(s) - Q*_t(s, a) [horizon, N, S, A] (float32)
     of action a in state s at time t. O(horizon * N * S^2 * A).
     """
-    num_states = rewards.shape[1]
-    flat = np.ascontiguousarray(transitions).reshape(len(rewards), -1, num_states)  # [N, S A, S]
+    flat = transitions.reshape(len(rewards), -1, rewards.shape[1])  # [N, S A, S]
     value = np.zeros(rewards.shape[:2])  # [N, S]
     regret = np.empty((horizon, *rewards.shape), dtype=np.float32)
     for t in reversed(range(horizon)):
@@ -301,10 +306,8 @@ class Locomotion(TaskVectorEnv):
         self.body = body
         self.goal = goal
         self._is_ant = body == "Ant"
-        assets = Path(gym.__file__).parent / "envs/mujoco/assets"
-        spec = mujoco.MjSpec.from_file(
-            str(assets / ("ant.xml" if self._is_ant else "half_cheetah.xml"))
-        )
+        xml = "ant.xml" if self._is_ant else "half_cheetah.xml"
+        spec = mujoco.MjSpec.from_file(f"{gym.__path__[0]}/envs/mujoco/assets/{xml}")
         if self._is_ant:  # MuJoCo computes contact forces only where a sensor depends on them
             accelerometer = mujoco.mjtSensor.mjSENS_FRAMELINACC
             spec.add_sensor(type=accelerometer, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso")
@@ -312,8 +315,8 @@ class Locomotion(TaskVectorEnv):
         self._hidden = 2 if self._is_ant else 1  # coordinates of the position, which are not seen
         obs_size = self._model.nq - self._hidden + self._model.nv
         observation_space = Box(-np.inf, np.inf, (obs_size,), np.float64)
-        low, high = np.float32(self._model.actuator_ctrlrange.T)
-        super().__init__(num_envs, horizon, observation_space, Box(low, high), observe_task)
+        action_space = Box(*np.float32(self._model.actuator_ctrlrange.T))
+        super().__init__(num_envs, horizon, observation_space, action_space, observe_task)
 
         self._simulations = mjbatch.Batch(self._model, num_envs)
         self._qpos = self._simulations.bind("qpos")
@@ -335,10 +338,10 @@ class Locomotion(TaskVectorEnv):
         return 1.5 ** rng.uniform(-3, 3, (num_tasks, 4))
 
     def _set_tasks(self, tasks):
-        if self.goal == "Dir" and not np.isin(tasks, (-1, 1)).all():
+        if self.goal == "Dir" and (np.abs(tasks) != 1).any():
             raise UsageError("tasks must be directions, -1 or 1.")
         if self.goal == "Params":
-            if not (tasks > 0).all():
+            if (tasks <= 0).any():
                 raise UsageError("tasks must be factors above 0.")
             friction, mass, damping, gear = tasks.T
             self._scale("geom_friction", friction)
@@ -377,7 +380,7 @@ class Locomotion(TaskVectorEnv):
         else:
             reward = velocity * 1
         reward -= (0.005 if self._is_ant else 0.05) * (actions**2).sum(axis=1)
-        terminated = np.zeros(self.num_envs, dtype=bool)
+        terminated = False
         if self._is_ant:
             forces = self._contact_forces.clip(-1, 1)
             reward += 0.05 - 0.0005 * (forces**2).sum(axis=(1, 2))
@@ -387,21 +390,37 @@ class Locomotion(TaskVectorEnv):
 
 
 class KeepTask(gym.Wrapper):
-    """Hands a single environment its task at every reset; with `levels` the task is the seed."""
+    """Hands a single environment its task at every reset; with `levels` the task is the seed.
+
+    What the environment returns becomes plain numbers, so that all modes treat it alike.
+    """
 
     task = None
     index = None
     levels = False
+    has_process = False
 
     def reset(self, *, seed=None, options=None):
+        if self.has_process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+            seed_generators(seed)  # which are the same in all processes at first
+            if "torch" in sys.modules:
+                sys.modules["torch"].manual_seed(seed)
         if self.levels:
             seed = int(self.task)
         with self._naming_the_task():
-            return self.env.reset(seed=seed, options={"task": self.task})
+            # A copy: the environment may change it.
+            obs, _ = self.env.reset(seed=seed, options={"task": deepcopy(self.task)})
+        return obs, {}
 
     def step(self, action):
         with self._naming_the_task():
-            return self.env.step(action)
+            obs, *results, info = self.env.step(action)
+            # reward, terminated, truncated
+            results = [np.asarray(result, dtype=float).item() for result in results]
+        regret = info.get("regret")
+        info = {"regret": float(regret)} if isinstance(regret, (int, float, np.number)) else {}
+        return obs, *results, info
 
     @contextmanager
     def _naming_the_task(self):
@@ -410,6 +429,12 @@ class KeepTask(gym.Wrapper):
         except Exception as error:
             error.add_note(f"In sub-environment {self.index}, whose task is {self.task}.")
             raise
+
+
+def seed_generators(seed):
+    """Seeds Python's and numpy's global generators, for environments that use those."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
 class BatchedTasks(TaskVectorEnv):
@@ -421,14 +446,25 @@ class BatchedTasks(TaskVectorEnv):
 
     def __init__(self, env_id, num_envs, vectorization_mode="sync", levels=False, **kwargs):
         self._example = gym.make(env_id, **kwargs)
+        check_spaces(self._example, self._example.observation_space, self._example.action_space)
         self.levels = levels
         horizon = self._example.spec.max_episode_steps
-        has_tasks = levels or hasattr(self._example.unwrapped, "sample_task")
-        if not horizon or not has_tasks or levels not in (True, False):
+        has_tasks = levels or self._example.has_wrapper_attr("sample_task")
+        modes_fit = levels in (True, False) and vectorization_mode in ("sync", "async")
+        if not horizon or not has_tasks or not modes_fit:
             raise UsageError(
-                f"{env_id} needs a max_episode_steps, and sample_task(rng) or "
-                "--env-kwargs levels True."
+                f"{env_id} needs a max_episode_steps, and sample_task(rng) or --env-kwargs levels "
+                "True; vectorization_mode is sync or async."
             )
+        if levels:
+            seeds = (0, *range(10))  # each in an environment of its own
+            first = [gym.make(env_id, **kwargs).reset(seed=seed)[0] for seed in seeds]
+            first = [pickle.dumps(obs) for obs in first]
+            if first[0] != first[1] or len(set(first)) == 1:
+                raise UsageError(
+                    f"levels: of {env_id} the same seed must give the same first observation, and "
+                    "some of the seeds 0 to 9 another one."
+                )
         self._envs = gym.make_vec(
             env_id,
             num_envs,
@@ -437,35 +473,34 @@ class BatchedTasks(TaskVectorEnv):
             wrappers=[KeepTask],
             **kwargs,
         )
+        self.close_extras = self._envs.close  # close() calls it
         self._envs.set_attr("levels", levels)
         self._envs.set_attr("index", list(range(num_envs)))
+        self._envs.set_attr("has_process", vectorization_mode == "async")
         observation_space = self._envs.single_observation_space
         super().__init__(num_envs, horizon, observation_space, self._envs.single_action_space)
 
     def _draw(self, num_tasks, rng):
         if self.levels:
             return rng.integers(2**31, size=num_tasks)
-        return np.stack([self._example.unwrapped.sample_task(rng) for _ in range(num_tasks)])
+        sample_task = self._example.get_wrapper_attr("sample_task")
+        return np.fromiter((sample_task(rng) for _ in range(num_tasks)), dtype=object)
 
-    def _set_tasks(self, tasks):
+    def _check_tasks(self, tasks):
+        if len(tasks) != self.num_envs:
+            raise UsageError(f"tasks must have shape ({self.num_envs},), got {len(tasks)} tasks.")
         self._envs.set_attr("task", list(tasks))
+        self.tasks = tasks
 
     def _start(self, mask):
         seed = int(self.np_random.integers(2**31))  # sub-environment i gets seed + i
-        self._obs, _ = self._envs.reset(seed=seed, options={"reset_mask": mask})
-
-    def _observe(self):
-        return self._obs
+        self._state, _ = self._envs.reset(seed=seed, options={"reset_mask": mask})
 
     def _advance(self, actions):
-        self._obs, reward, terminated, truncated, info = self._envs.step(actions)
+        self._state, reward, terminated, truncated, info = self._envs.step(actions)
         # An episode that is cut before the horizon is over, too.
         early = truncated & (self._steps + 1 < self.horizon)
         return reward, terminated | early, info
-
-    def close_extras(self, **kwargs):
-        self._example.close()
-        self._envs.close(**kwargs)
 
 
 class PolicyEnv(VectorWrapper):
@@ -473,28 +508,26 @@ class PolicyEnv(VectorWrapper):
 
     Continuous actions are in [-1, 1] along each axis: they are mapped onto the environment's own
     range and clipped there. (An axis without two bounds stays as it is.) What goes in and what
-    comes out is checked: UsageError for a wrong shape, and for a number that is not finite, with
-    its sub-environment and task.
+    comes out is checked: UsageError for a wrong shape, for a number that is not finite as float32,
+    with its sub-environment and task, and for an episode that does not end within the horizon.
     """
 
     def __init__(self, env):
         super().__init__(env)
         space = env.single_action_space
         if isinstance(space, Box):
-            with np.errstate(over="ignore"):
-                bounded = np.isfinite(space.high - space.low)  # [axes]
-            low = np.where(bounded, space.low, -1.0)
-            high = np.where(bounded, space.high, 1.0)
-            self._centre = (low + high) / 2
-            self._half_range = (high - low) / 2
-            low = np.where(bounded, -1.0, space.low)
-            high = np.where(bounded, 1.0, space.high)
-            self.single_action_space = Box(low, high, dtype=low.dtype)
+            bounded = np.isfinite(space.low) & np.isfinite(space.high)  # [axes]
+            # The environment's action is centre + half_range * a; as it is without two bounds.
+            self._half_range = np.where(bounded, space.high / 2 - space.low / 2, 1)
+            self._centre = np.where(bounded, space.low + self._half_range, 0)
+            low = np.where(bounded, -1, space.low)
+            high = np.where(bounded, 1, space.high)
+            self.single_action_space = Box(low, high, dtype=space.dtype)
             self.action_space = batch_space(self.single_action_space, env.num_envs)
 
     def __getattr__(self, name):
         """The horizon, and what else the environment has."""
-        if name == "env" or name.startswith("__"):  # what copying looks for
+        if name.startswith("_"):  # what copying looks for
             raise AttributeError(name)
         return getattr(self.env, name)
 
@@ -505,11 +538,15 @@ class PolicyEnv(VectorWrapper):
         """
         if rng is not None:
             rng = np.random.default_rng(rng)
+            seed_generators(int(deepcopy(rng).integers(2**32)))
         return self.env.sample_tasks(num_tasks, rng)
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
             seed = int(seed)
+            seed_generators(seed)
+        self._steps = 0  # taken in the current episode, later [N]
+        self._has_regret = True
         obs, info = self.env.reset(seed=seed, options=options)
         self._check("observation", obs, self.observation_space.shape)
         return obs, info
@@ -521,7 +558,7 @@ class PolicyEnv(VectorWrapper):
         if isinstance(space, Box):
             actions = self._centre + self._half_range * actions
             actions = actions.clip(space.low, space.high).astype(space.dtype)
-        elif actions.dtype.kind not in "iu" or (actions < 0).any() or (actions >= space.n).any():
+        elif actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= space.n:
             raise UsageError(
                 f"actions must be whole numbers in 0 .. {space.n - 1}, "
                 f"got {actions.dtype} from {actions.min()} to {actions.max()}."
@@ -529,22 +566,45 @@ class PolicyEnv(VectorWrapper):
         obs, reward, terminated, truncated, info = self.env.step(actions)
         self._check("observation", obs, self.observation_space.shape)
         self._check("reward", reward, (self.num_envs,))
+        terminated = as_flags(terminated, self.num_envs)
+        truncated = as_flags(truncated, self.num_envs)
+        self._steps = np.where(terminated | truncated, 0, self._steps + 1)
+        if self._steps.max() >= self.horizon:
+            raise UsageError(
+                f"The episode of sub-environment {self._steps.argmax()} has not ended within the "
+                f"horizon of {self.horizon} steps."
+            )
+        # Regret counts where every step of every sub-environment has one.
+        regret = np.asarray(info.pop("regret", None), dtype=float)  # None becomes nan
+        reported = np.isfinite(regret) & info.get("_regret", True)
+        self._has_regret &= reported.shape == (self.num_envs,) and reported.all()
+        if self._has_regret:
+            info["regret"] = regret
         return obs, reward, terminated, truncated, info
+
+    def count_tasks(self, tasks):
+        """Which rows of `tasks` are one and the same: {its text: rows}.
+
+        It is {} where tasks can not be counted: where of 100 that are drawn more than 25 differ.
+        """
+        rows = {}
+        if len({str(task) for task in self.sample_tasks(100, 0)}) <= 25:
+            for i, task in enumerate(tasks):
+                rows.setdefault(str(task), []).append(i)
+        return rows
 
     def _check(self, name, array, shape):
         array = np.asarray(array)
         if array.shape != shape:
             raise UsageError(f"{name}s must have shape {shape}, got {array.shape}.")
-        finite = np.isfinite(array)
+        finite = np.abs(array) <= np.finfo(np.float32).max
         if finite.all():
             return
-        i = finite.reshape(len(array), -1).all(axis=1).argmin()  # the first that is not
-        number = array[i][~finite[i]].flat[0]
-        task = "unknown"
-        if getattr(self.env, "tasks", None) is not None:
-            task = " ".join(str(self.env.tasks[i])[:80].split())
+        i = np.argwhere(~finite)[0][0]  # the first sub-environment
+        tasks = getattr(self.env, "tasks", ["unknown"] * len(array))
         raise UsageError(
-            f"{name} of sub-environment {i}, whose task is {task}, is {number}: not finite."
+            f"{name} of sub-environment {i}, whose task is {' '.join(str(tasks[i]).split()):.80}, "
+            f"is {array[~finite][0]}: not finite."
         )
 
 
@@ -561,43 +621,46 @@ def make(env_id, /, num_envs=1, **kwargs):
         if module:
             importlib.import_module(module)
         spec = gym.spec(name)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"Cannot import the module of environment {env_id!r}: {error}.") from None
-    except gym.error.Error:
-        known = ", ".join(ENVIRONMENTS)
-        raise UsageError(
-            f"Unknown environment {env_id!r}: use {known} or your module:id."
-        ) from None
-    try:
-        if spec.vector_entry_point:
+        if spec.vector_entry_point and "levels" not in kwargs:
             env = gym.make_vec(name, num_envs, "vector_entry_point", **kwargs)
         else:
             env = BatchedTasks(name, num_envs, **kwargs)
-    except TypeError as error:
-        if "argument" not in str(error):  # not about the arguments: a fault of the environment
-            raise
-        raise UsageError(f"{env_id} does not take these arguments: {error}.") from None
-    check_spaces(env_id, env)
+    except Exception as error:
+        is_argument = isinstance(error, TypeError) and "() got " in str(error)
+        if is_argument or isinstance(error, (gym.error.Error, ModuleNotFoundError)):
+            raise UsageError(
+                f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
+                f"your module:id. {sys.modules.get(module, '')}"  # another one of this name?
+            ) from None
+        error.add_note(f"{env_id} was made with {kwargs}.")
+        raise
+    check_spaces(env, env.single_observation_space, env.single_action_space)
+    same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
+    if not (same_step and hasattr(env, "sample_tasks") and hasattr(env, "horizon")):
+        raise UsageError(
+            f"{env_id} needs the autoreset mode SAME_STEP, a horizon and a method "
+            "sample_tasks(num_tasks, rng). Where a seed draws a level: --env-kwargs levels True."
+        )
     return PolicyEnv(env)
 
 
-def check_spaces(env_id, env):
+def check_spaces(env, observation_space, action_space):
     """Raises UsageError for an environment that policies would misread."""
-    spaces = {"observations": env.single_observation_space, "actions": env.single_action_space}
-    for name, space in spaces.items():
-        fits = isinstance(space, Discrete) and space.start == 0
-        if isinstance(space, Box):
-            fits = len(space.shape) == 1 or (name == "observations" and len(space.shape) > 1)
-        if not fits:
+    for space in (observation_space, action_space):
+        is_box = isinstance(space, Box) and space.shape
+        if not is_box and not (isinstance(space, Discrete) and space.start == 0):
             raise UsageError(
-                f"{env_id} has {name} {space}: use Discrete, numbered from 0, "
-                "or Box (actions: one axis)."
+                f"{env} has {space}: use Discrete, numbered from 0, or Box. (For a Dict there is "
+                "gymnasium's wrapper FlattenObservation, in MiniGrid also ImgObsWrapper.)"
             )
-    same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
-    if not same_step or not hasattr(env, "sample_tasks"):
+    if isinstance(action_space, Box):
+        if len(action_space.shape) > 1 or action_space.dtype.kind != "f":
+            raise UsageError(f"{env} has {action_space}: use floats in a Box (actions: one axis).")
+    layers = str(env)
+    if "<NormalizeReward" in layers or "<NormalizeObservation" in layers:
         raise UsageError(
-            f"{env_id} needs the autoreset mode SAME_STEP and a method "
-            "sample_tasks(num_tasks, rng)."
+            f"{layers}: use --norm-obs (RL^2, SNAIL: --norm-reward) in place of gymnasium's "
+            "normalising wrappers, whose statistics are not the run's."
         )
 
 
@@ -605,12 +668,16 @@ ENVIRONMENTS = {
     "Bandit-v0": Bandit,
     "TabularMDP-v0": TabularMDP,
     "Navigation2D-v0": Navigation2D,
-    "HalfCheetahDir-v0": partial(Locomotion, "HalfCheetah", "Dir"),
-    "HalfCheetahVel-v0": partial(Locomotion, "HalfCheetah", "Vel"),
-    "HalfCheetahParams-v0": partial(Locomotion, "HalfCheetah", "Params"),
-    "AntDir-v0": partial(Locomotion, "Ant", "Dir"),
-    "AntVel-v0": partial(Locomotion, "Ant", "Vel"),
-    "AntGoal-v0": partial(Locomotion, "Ant", "Goal"),
 }
+for _body, _goal in (
+    ("HalfCheetah", "Dir"),
+    ("HalfCheetah", "Vel"),
+    ("HalfCheetah", "Params"),
+    ("Ant", "Dir"),
+    ("Ant", "Vel"),
+    ("Ant", "Goal"),
+):
+    ENVIRONMENTS[f"{_body}{_goal}-v0"] = partial(Locomotion, _body, _goal)
+sys.path.append("")  # modules of the current folder are found, too
 for _env_id, _entry_point in ENVIRONMENTS.items():
     gym.register(_env_id, vector_entry_point=_entry_point)

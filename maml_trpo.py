@@ -24,14 +24,15 @@ https://arxiv.org/abs/1604.06778.
 
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
-# torch's threads wait for work in a loop, on cores that the environments need. This many rounds are
-# few enough (libgomp's count); it is read when torch is imported.
+# Idle threads of torch wait in a loop, on cores that the environments need. This many rounds are a
+# short wait (GNU OpenMP's usual one is much longer). It is read when torch is imported, below.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -48,7 +49,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-# All distributions would check their arguments in every step: on a GPU the CPU waits for that.
+# All distributions (this sets it for all, not for Categorical alone) would check their arguments in
+# every step: on a GPU the CPU waits for that.
 Categorical.set_default_validate_args(False)
 
 
@@ -72,9 +74,9 @@ class Args:
     """the checkpoint of a run to continue, with that run's arguments where none are given here"""
     env_id: str = "Navigation2D-v0"
     """the task distribution: an id of envs.py, or your own as package.module:MyTask-v0"""
-    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    env_kwargs: dict[str, int | float | bool | None | str] = field(default_factory=dict)
     """arguments of the environment, as in --env-kwargs observe_task True"""
-    num_iterations: int = 300
+    num_iterations: float = 300
     """the number of meta-updates"""
     meta_batch_size: int = 20
     """the number of tasks in a meta-update, of all processes"""
@@ -89,7 +91,7 @@ class Args:
     hidden_size: int = 100
     """the size of the policy's two hidden layers"""
     action_scale: float = 1.0
-    """the first standard deviation of continuous actions, which range from -1 to 1"""
+    """the first standard deviation of continuous actions; the environment clips them to [-1, 1]"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
@@ -447,16 +449,14 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     The second axis is the number of gradient steps before the episodes, 0 to 3. Tasks are an array
     as the environment's `sample_tasks` gives it.
     """
-    args = policy.args
     returns = []
-    batch_size = max(1, min(40, args.meta_batch_size * args.episodes_per_task // num_episodes))
-    for start in range(0, len(tasks), batch_size):
-        batch = tasks[start : start + batch_size]
+    for start in range(0, len(tasks), 10):
+        batch = tasks[start : start + 10]
         env = envs.make(env_id, len(batch) * num_episodes, **env_kwargs)
-        seeds = np.random.SeedSequence([2, seed, start])
+        seeds = np.random.SeedSequence([2, seed, start])  # 2: not training's, see train
         torch_seed, env_seed = seeds.generate_state(2)
         torch.manual_seed(torch_seed)
-        batches = trial(policy, params, env, batch, 3, int(env_seed), args)
+        batches = trial(policy, params, env, batch, 3, int(env_seed), policy.args)
         env.close()
         returns.append(torch.stack([batch["return"] for batch in batches], dim=1))
     return torch.cat(returns).double().cpu().numpy()
@@ -502,10 +502,9 @@ def train(args):
     iteration = 0
     global_step = 0
     start_time = time.time()
-    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(start_time)}"
+    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = Path("runs") / run_name.replace(":", "_")
     if args.resume:
-        run_dir = Path(args.resume).parent
         saved = read_checkpoint(args.resume, device)
         for name in ("env_id", "env_kwargs", "hidden_size", "action_scale"):
             if getattr(args, name) != saved["args"][name]:
@@ -518,10 +517,10 @@ def train(args):
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
+        folder = Path(args.resume).parent
+        if not (folder / "eval.json").exists():  # a finished run stays as it is
+            run_dir = folder
     checkpoint_path = run_dir / "checkpoint.pt"
-    eval_path = run_dir / "eval.json"
-    if iteration >= args.num_iterations and eval_path.exists():
-        raise UsageError(f"{run_dir} is finished: to go on, raise --num-iterations.")
 
     if args.track and rank == 0:
         import wandb
@@ -529,8 +528,11 @@ def train(args):
         wandb.init(
             project=args.wandb_project_name,
             entity=args.wandb_entity,
+            config=vars(args),
             sync_tensorboard=True,
-            name=run_name,
+            name=run_dir.name,
+            id=run_dir.name,  # a resumed run goes on
+            resume="allow",
         )
     writer = None
     last_save = time.time()
@@ -573,7 +575,6 @@ def train(args):
 
             if writer is None:  # only now: a run that fails at once leaves no folder
                 save_checkpoint()
-                eval_path.unlink(True)  # that of a shorter run, if there is one
                 (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
@@ -588,8 +589,8 @@ def train(args):
                 writer.add_scalar(name, number, global_step)
             writer.flush()
             print(
-                f"{iteration} of {args.num_iterations} iterations, return after 0, 1, ... steps "
-                + ", ".join(f"{mean_return:.2f}" for mean_return in returns)
+                f"{iteration} of {args.num_iterations:.0f} iterations, "
+                f"return after 0, 1, ... steps {np.round(returns, 2).tolist()}"
             )
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
@@ -603,39 +604,38 @@ def train(args):
         return None
     save_checkpoint()
     tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
+    few = env.count_tasks(tasks)  # then training saw them, too
     env.close()
 
     wall_seconds = time.time() - start_time
     print(
         f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
-        f"benchmark/pictures.py {checkpoint_path}\nIn {args.eval_trials} new tasks:"
+        f"benchmark/pictures.py {checkpoint_path}\n"
+        f"In {args.eval_trials} {'' if few else 'new '}tasks:"
     )
     returns = evaluate(  # [tasks, 4, episodes]
         policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
     )
-    by_step = returns.mean(2)  # [tasks, 4], before and after 1, 2, 3 gradient steps
     by_episode = returns.reshape(args.eval_trials, -1)
     totals = by_episode.sum(1)
-    root = args.eval_trials**0.5  # standard error = standard deviation / root
-    scores = {
-        "return_mean": totals.mean(),
-        "return_stderr": totals.std(ddof=1) / root,
-        "return_by_episode": by_episode.mean(0).tolist(),
-        "return_by_episode_stderr": (by_episode.std(0, ddof=1) / root).tolist(),
-        "return_by_gradient_step": by_step.mean(0).tolist(),
-        "return_by_gradient_step_stderr": (by_step.std(0, ddof=1) / root).tolist(),
+    samples = {
+        "return_mean": totals,
+        "return_by_episode": by_episode,
+        "return_by_gradient_step": returns.mean(2),  # before and after 1, 2, 3 gradient steps
     }
+    scores = {}
+    for name, x in samples.items():
+        scores[name] = x.mean(0).tolist()
+        stderr = x.std(0, ddof=1) / len(x) ** 0.5
+        scores[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
     result = vars(args) | scores
     result |= {
         "algorithm": ALGORITHM,
         "global_step": global_step,
         "wall_seconds": wall_seconds,
-        "num_trials": args.eval_trials,
-        "episodes_per_trial": returns[0].size,
+        "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
     }
-    temporary = run_dir / "eval.tmp"
-    temporary.write_text(json.dumps(result, indent=2))
-    temporary.replace(eval_path)
+    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
     for i, mean in enumerate(scores["return_by_gradient_step"]):
         stderr = scores["return_by_gradient_step_stderr"][i]
         print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
@@ -643,13 +643,17 @@ def train(args):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     args = tyro.cli(Args)
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
+        if str(sys.argv).count("-kwargs") > 1:
+            raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
-            # (To tyro a dict with entries is flags of its own: so this one goes around it.)
+            # Read again, with those as defaults. (Of a dict with entries tyro would make a flag for
+            # each entry, --env-kwargs.num-arms: so this one goes around it.)
             env_kwargs = saved_args.pop("env_kwargs")
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs

@@ -27,14 +27,15 @@ PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
 
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
 from math import ceil, isfinite, log2
 from pathlib import Path
 
-# torch's threads wait for work in a loop, on cores that the environments need. This many rounds are
-# few enough (libgomp's count); it is read when torch is imported.
+# Idle threads of torch wait in a loop, on cores that the environments need. This many rounds are a
+# short wait (GNU OpenMP's usual one is much longer). It is read when torch is imported, below.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -51,10 +52,11 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "snail_ppo"
-# All distributions would check their arguments in every step: on a GPU the CPU waits for that.
+# All distributions (this sets it for all, not for Categorical alone) would check their arguments in
+# every step: on a GPU the CPU waits for that.
 Categorical.set_default_validate_args(False)
-# bfloat16 pays on GPUs, and on processors that have instructions for it. (Where there is a GPU,
-# --amp --no-cuda computes in bfloat16, too, whether that pays or not.)
+# bfloat16 pays on GPUs, and on processors that have instructions for it: most that have AVX-512.
+# (Where there is a GPU, --amp --no-cuda computes in bfloat16, too, whether that pays or not.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -78,20 +80,21 @@ class Args:
     """the checkpoint of a run to continue, with that run's arguments where none are given here"""
     env_id: str = "Bandit-v0"
     """the task distribution: an id of envs.py, or your own as package.module:MyTask-v0"""
-    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    env_kwargs: dict[str, int | float | bool | None | str] = field(default_factory=dict)
     """arguments of the environment, as in --env-kwargs observe_task True"""
     episodes_per_trial: int = 10
     """episodes in a trial, over which memory is kept"""
-    total_timesteps: int = 6_000_000
+    total_timesteps: float = 6_000_000
     """total timesteps of the experiment"""
     num_envs: int = 4000
-    """the number of parallel environments, of all processes: one trial each makes a batch"""
+    """the number of parallel environments, of all processes: one trial each makes a batch (the
+    default becomes smaller where trials have more than 100 steps)"""
     tc_blocks: int = 2
     """the number of TC blocks: each has as many dense blocks as it takes to see a whole trial"""
     sizes: tuple[int, int, int, int] = (32, 32, 32, 32)
     """the sizes of the embedding, a dense block's features, and attention's keys and values"""
     action_scale: float = 1.0
-    """the first standard deviation of continuous actions, which range from -1 to 1"""
+    """the first standard deviation of continuous actions; the environment clips them to [-1, 1]"""
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True
@@ -99,7 +102,7 @@ class Args:
     gamma: float = 0.99
     """the discount factor gamma, within the trial"""
     gae_lambda: float = 0.5
-    """the lambda for the general advantage estimation"""
+    """the lambda for the general advantage estimation; longer episodes want a larger one"""
     num_minibatches: int = 8
     """the number of mini-batches (of whole trials)"""
     update_epochs: int = 4
@@ -125,11 +128,12 @@ class Args:
     grow_trials: bool = False
     """not in the paper: trials grow from 10 episodes to all; a batch keeps its number of steps"""
     gamma_start: float | None = None
-    """not in the paper: the discount rises from here to gamma; 1 / (1 - discount) geometrically"""
+    """not in the paper: the discount rises from here to gamma; 1 / (1 - discount), the number of
+    steps that the agent looks ahead, grows geometrically"""
     ramp_fraction: float = 0.5
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
-    """not in the paper: learn from V*(s) - Q*(s, a), if the environment knows it: less noise"""
+    """not in the paper: learn from -(V*(s) - Q*(s, a)), if the environment knows it: less noise"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
@@ -151,7 +155,7 @@ def check_arguments(args, world_size):
         "learning_rate",
         "ramp_fraction",
     ):
-        if np.min(getattr(args, name)) <= 0:  # the least, where an argument is several numbers
+        if np.min(getattr(args, name)) <= 0:  # the least one: SNAIL has several sizes
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     if max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1:
         raise UsageError("gamma, gae_lambda and gamma_start must not exceed 1.")
@@ -159,8 +163,6 @@ def check_arguments(args, world_size):
         raise UsageError("eval_trials must be at least 2, seed and eval_seed at least 0.")
     if "num_envs" in args.env_kwargs:
         raise UsageError("env_kwargs must not hold num_envs: say --num-envs.")
-    if args.num_minibatches * world_size > args.num_envs:
-        raise UsageError("num_envs must be at least num_minibatches times processes.")
 
 
 def average(x):
@@ -173,9 +175,9 @@ def average(x):
 
 
 class RunningMeanStd(nn.Module):
-    """Mean and variance [size] of all rows so far; as buffers they are part of a checkpoint.
+    """Mean and variance [size] of all batches so far; as buffers they are part of a checkpoint.
 
-    With several processes they are means of the moments of each one's rows, the same everywhere.
+    Batches count the same. With several processes a batch's moments are the means of theirs.
     """
 
     def __init__(self, size):
@@ -183,16 +185,15 @@ class RunningMeanStd(nn.Module):
         zeros = torch.zeros(size, dtype=torch.float64)
         self.register_buffer("mean", zeros)
         self.register_buffer("var", zeros + 1)
-        self.register_buffer("count", zeros + 1e-4)  # above 0: a trace of var 1 stays
+        self.register_buffer("count", zeros + 1e-4)  # above 0: a trace of var 1 stays, so var > 0
 
     def update(self, x):
         """Takes in the rows x [B, size]: the moments of two groups together (Chan et al. 1979)."""
         x = x.double()
         batch_mean = average(x.mean(0))
         batch_var = average(x.var(0, correction=0))
-        batch_count = average(torch.full_like(self.mean, len(x)))
-        self.count += batch_count
-        weight = batch_count / self.count
+        self.count += 1
+        weight = 1 / self.count  # of this batch
         delta = batch_mean - self.mean
         self.var = (1 - weight) * (self.var + weight * delta**2) + weight * batch_var
         self.mean += weight * delta
@@ -208,10 +209,10 @@ class DenseBlock(nn.Module):
     f_t = tanh(g_t) sigmoid(g'_t),   [g_t, g'_t] = W h_t + b + W' h_{t-d}   (SNAIL, section 3.1)
     """
 
-    def __init__(self, now, before, dilation):
+    def __init__(self, size, filters, dilation):
         super().__init__()
-        self.now = now  # W and b
-        self.before = before  # W'
+        self.now = nn.Linear(size, 2 * filters)  # W and b
+        self.before = nn.Linear(size, 2 * filters, bias=False)  # W'
         self.dilation = dilation  # d
 
     def forward(self, h, past):
@@ -287,12 +288,11 @@ class Agent(nn.Module):
         # A TC block's dilations double until it sees a whole trial, 1 + 1 + 2 + 4 + ... steps.
         self.steps = args.episodes_per_trial * env.horizon
         dilations = [2**i for i in range(ceil(log2(self.steps)))] * args.tc_blocks
-        size = embedding + len(dilations) * filters  # C
-        sizes = range(embedding, size, filters)  # D of each dense block
-        now = [nn.Linear(D, 2 * filters) for D in sizes]
-        before = [nn.Linear(D, 2 * filters, bias=False) for D in sizes]
-        self.linears = nn.ModuleList(now + before)  # their parameters, registered
-        self.blocks = list(map(DenseBlock, now, before, dilations))
+        size = embedding  # D, the features so far
+        self.blocks = nn.ModuleList()
+        for dilation in dilations:
+            self.blocks.append(DenseBlock(size, filters, dilation))
+            size += filters
         self.attention = CausalAttention(size, key_size, value_size)
 
         size += value_size
@@ -353,8 +353,8 @@ class Agent(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
             h = self.embedding(self.convolve(x[None]))  # [1, N, D]
             if memory is None:
-                size = self.attention.linear.out_features
-                memory = ([], h.new_empty(len(x), 1, self.steps, size))
+                lookup_size = self.attention.linear.out_features
+                memory = ([], h.new_empty(len(x), 1, self.steps, lookup_size))
             features, lookups = memory  # of the steps so far
             t = len(features)
             if t == self.steps:
@@ -366,8 +366,7 @@ class Agent(nn.Module):
                 h = block(h, past)
             features.append(h)
             h = self.attention.step(h[0], lookups, t)  # [N, C + V]
-        policy, value = self.heads(h.to(x.dtype))
-        return policy, value, memory
+        return *self.heads(h.to(x.dtype)), memory
 
     def heads(self, h):
         """pi(. | h_t), a distribution over actions, and V(h_t), of features h [..., size]."""
@@ -375,7 +374,7 @@ class Agent(nn.Module):
         value = self.value(h).squeeze(-1)
         if isinstance(self.action_space, Discrete):
             return Categorical(logits=out), value
-        scale = self.args.action_scale
+        scale = self.args.action_scale  # the unit of the network's output, mean and deviation
         return Independent(Normal(scale * out, scale * self.log_std.exp()), 1), value
 
     @torch.inference_mode()
@@ -421,7 +420,7 @@ def rollout(agent, env, tasks, episodes, seed):
         done = torch.as_tensor(terminated | truncated, device=device)
         step = {
             "x": x,
-            "obs": obs,
+            "obs": obs,  # as it came, in x it may be normalized
             "action": action,
             "log_prob": policy.log_prob(action),
             "value": value,
@@ -433,7 +432,7 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
-    return {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+    return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
 def sum_by_episode(data, name, episodes):
@@ -455,8 +454,8 @@ def advantages_and_returns(data, gamma, gae_lambda):
     value = data["value"]
     valid = data["valid"]
     advantage = torch.zeros_like(value)
-    next_value = torch.zeros_like(value[0])
-    lastgaelam = torch.zeros_like(value[0])
+    next_value = 0.0  # after the trial, later [N]
+    lastgaelam = 0.0
     for t in reversed(range(len(value))):
         # A_t = delta_t + gamma lambda A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t
         delta = signal[t] + gamma * next_value - value[t]
@@ -535,11 +534,12 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     """
     returns = []
     regrets = []
-    batch_size = min(4000, agent.args.num_envs)  # as many as in training, for the same memory
+    # As many at once as in training, for which the machine had room. (The noise depends on it.)
+    batch_size = min(4000, agent.args.num_envs)
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
         env = envs.make(env_id, len(batch), **env_kwargs)
-        seeds = np.random.SeedSequence([2, seed, start])
+        seeds = np.random.SeedSequence([2, seed, start])  # 2: not training's, see train
         torch_seed, env_seed = seeds.generate_state(2)
         torch.manual_seed(torch_seed)
         data = rollout(agent, env, batch, episodes_per_trial, env_seed)
@@ -567,7 +567,7 @@ def read_checkpoint(path, device="cpu"):
 
 
 def load(checkpoint, device="cpu"):
-    """The agent of a checkpoint.pt (or agent.pt, without optimizer), ready to `act`."""
+    """The agent of a checkpoint.pt (or of a published agent.pt: no optimizer), ready to `act`."""
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
@@ -608,15 +608,18 @@ def train(args):
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     env = envs.make(args.env_id, 1, **args.env_kwargs)  # for its spaces, of one task
+    if args.num_envs == Args.num_envs:  # no other was named: a batch of at most 400,000 steps
+        args.num_envs = min(4000, ceil(400_000 / args.episodes_per_trial / env.horizon))
+    if args.num_minibatches * world_size > args.num_envs:
+        raise UsageError("num_envs must be at least num_minibatches times processes.")
     agent = Agent(env, args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)
     iteration = 0
     global_step = 0
     start_time = time.time()
-    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(start_time)}"
+    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = Path("runs") / run_name.replace(":", "_")
     if args.resume:
-        run_dir = Path(args.resume).parent
         saved = read_checkpoint(args.resume, device)
         for name in (
             "env_id",
@@ -637,10 +640,10 @@ def train(args):
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
+        folder = Path(args.resume).parent
+        if not (folder / "eval.json").exists():  # a finished run stays as it is
+            run_dir = folder
     checkpoint_path = run_dir / "checkpoint.pt"
-    eval_path = run_dir / "eval.json"
-    if global_step >= args.total_timesteps and eval_path.exists():
-        raise UsageError(f"{run_dir} is finished: to go on, raise --total-timesteps.")
 
     if args.track and rank == 0:
         import wandb
@@ -648,8 +651,11 @@ def train(args):
         wandb.init(
             project=args.wandb_project_name,
             entity=args.wandb_entity,
+            config=vars(args),
             sync_tensorboard=True,
-            name=run_name,
+            name=run_dir.name,
+            id=run_dir.name,  # a resumed run goes on
+            resume="allow",
         )
     writer = None
     last_save = time.time()
@@ -690,6 +696,8 @@ def train(args):
             data = rollout(agent, env, tasks, episodes, env_seed)
             valid = data["valid"]  # [T, N]
 
+            # The sum of an episode's regrets is, on average, V*(s_0) minus its return: to lower the
+            # one is to raise the other. Luck in rewards is in the return alone.
             signal = data["reward"]
             if args.learn_from_regret:
                 if "regret" not in data:
@@ -707,7 +715,7 @@ def train(args):
             if args.norm_obs and isinstance(agent.observation_space, Box):
                 agent.obs_stats.update(data["obs"][valid].flatten(1))
             if args.norm_reward:
-                # in the reward's own unit
+                # the value function's targets, in the reward's own unit: they get deviation 1
                 agent.return_stats.update((returns * return_std)[valid][:, None])
             iteration += 1
             global_step += round(average(valid.sum()).item() * world_size)
@@ -716,11 +724,11 @@ def train(args):
 
             if writer is None:  # only now: a run that fails at once leaves no folder
                 save_checkpoint()
-                eval_path.unlink(True)  # that of a shorter run, if there is one
                 (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
-            unexplained = (returns - data["value"])[valid].var() / returns[valid].var()
+            # of the variance of returns; advantage = returns - value
+            unexplained = advantage[valid].var() / returns[valid].var()
             logs["losses/explained_variance"] = 1 - unexplained.item()
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0).tolist()
             for i, episode_return in enumerate(episode_returns, 1):
@@ -736,7 +744,7 @@ def train(args):
                 writer.add_scalar(name, number, global_step)
             writer.flush()
             print(
-                f"{global_step} of {args.total_timesteps} steps, return of {episodes} episodes "
+                f"{global_step} of {args.total_timesteps:.0f} steps, return of {episodes} episodes "
                 f"{sum(episode_returns):.3f}"
             )
             if time.time() - last_save > args.checkpoint_seconds:
@@ -751,50 +759,52 @@ def train(args):
         return None
     save_checkpoint()
     tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
+    few = env.count_tasks(tasks)  # then training saw them, too
     env.close()
 
     wall_seconds = time.time() - start_time
     print(
         f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
-        f"benchmark/pictures.py {checkpoint_path}\nIn {args.eval_trials} new tasks:"
+        f"benchmark/pictures.py {checkpoint_path}\n"
+        f"In {args.eval_trials} {'' if few else 'new '}tasks:"
     )
     returns, regrets = evaluate(
         agent, args.env_id, args.env_kwargs, tasks, args.episodes_per_trial, args.eval_seed, True
     )
     totals = returns.sum(1)  # of each trial
-    root = args.eval_trials**0.5  # standard error = standard deviation / root
-    scores = {
-        "return_mean": totals.mean(),
-        "return_stderr": totals.std(ddof=1) / root,
-        "return_by_episode": returns.mean(0).tolist(),
-        "return_by_episode_stderr": (returns.std(0, ddof=1) / root).tolist(),
-    }
+    samples = {"return_mean": totals, "return_by_episode": returns}
     if regrets is not None:
-        scores["regret_mean"] = regrets.sum(1).mean()
-        scores["regret_stderr"] = regrets.sum(1).std(ddof=1) / root
+        samples["regret_mean"] = regrets.sum(1)
+    scores = {}
+    for name, x in samples.items():
+        scores[name] = x.mean(0).tolist()
+        stderr = x.std(0, ddof=1) / len(x) ** 0.5
+        scores[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
     result = vars(args) | scores
     result |= {
         "algorithm": ALGORITHM,
         "global_step": global_step,
         "wall_seconds": wall_seconds,
-        "num_trials": args.eval_trials,
+        "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
     }
-    temporary = run_dir / "eval.tmp"
-    temporary.write_text(json.dumps(result, indent=2))
-    temporary.replace(eval_path)
+    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
     for name, number in scores.items():
         print(f"  {name:25}{np.round(number, 3).tolist()}")
     return result
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     args = tyro.cli(Args)
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
+        if str(sys.argv).count("-kwargs") > 1:
+            raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
-            # (To tyro a dict with entries is flags of its own: so this one goes around it.)
+            # Read again, with those as defaults. (Of a dict with entries tyro would make a flag for
+            # each entry, --env-kwargs.num-arms: so this one goes around it.)
             env_kwargs = saved_args.pop("env_kwargs")
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs
