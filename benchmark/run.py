@@ -32,9 +32,11 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "benchmark"))
 
 import baselines  # noqa: E402
+import plot  # noqa: E402
+from rows import ROWS  # noqa: E402
+
 import envs  # noqa: E402
 from envs import UsageError  # noqa: E402
-from rows import ROWS  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
 RUNS = ROOT / "runs" / "benchmark"
@@ -375,26 +377,13 @@ def collect(name, seed):
     shutil.copy(run / "eval.json", target)  # the last one: a row with it is a whole one
 
 
-def score(result):
-    """What seeds are ranked by: the return of a trial; with MAML that after one gradient step.
-
-    (An oracle knows the task, and is scored before any step.)
-    """
-    if result["algorithm"] == "maml_trpo":
-        knows_task = result["env_kwargs"].get("observe_task", False)
-        return result["return_by_gradient_step"][0 if knows_task else 1]
-    if "regret_mean" in result:  # varies less than rewards
-        return -result["regret_mean"]
-    return result["return_mean"]
-
-
 def median_seed(name):
     """The collected seed with the middle score; of two in the middle the lower one."""
     scores = {}
     for seed in ROWS[name]["seeds"]:
         if state(name, seed) == "collected":
             result = json.loads((results_folder(name, seed) / "eval.json").read_text())
-            scores[seed] = score(result)
+            scores[seed], _ = plot.score(result)
     ranked = sorted(scores, key=scores.get)
     return ranked[(len(ranked) - 1) // 2]
 
