@@ -161,7 +161,10 @@ def plot_ppo(name, row, results, curves):
     def whole_trial(line):
         return line["trial_return"] * num_episodes / line["episodes_per_trial"]
 
-    draw_curves(left, curves, whole_trial, "C0", label="training")
+    label = "training"
+    if len(curves) < len(results):
+        label += f", {len(curves)} of {count(results)}"
+    draw_curves(left, curves, whole_trial, "C0", label=label)
     styles = ("--", ":", "-.", (0, (1, 4)))
     for (label, value), style in zip(row["references"].items(), styles, strict=False):
         text = f"{label}: {value:.4g}"
