@@ -1,6 +1,6 @@
 """What the agents are held against: optima, classical bandit algorithms, random actions.
 
-    python benchmark/baselines.py        # writes baselines.json and random.json, some minutes
+    python benchmark/baselines.py        # writes results/baselines.json, some minutes
 
 A bandit algorithm knows the prior, U[0, 1] for each arm, and sees what the agent sees. Its expected
 return is estimated as n k / (k + 1) minus the mean summed regret, on 200,000 tasks.
@@ -177,27 +177,9 @@ def bandit_baselines(settings=((5, 10), (10, 10), (50, 10), (5, 100)), num_tasks
     return results
 
 
-def random_returns(num_tasks=1000, num_cheap_tasks=40_000):
-    """Random actions in the environment of every row: {row: return of an episode}.
-
-    There are `num_cheap_tasks` tasks where numpy steps them.
-    """
-    results = {}
-    for path in sorted(RESULTS.glob("*/args.json")):
-        args = json.loads(path.read_text())
-        if ":" in args["env_id"]:  # an example of the documentation, see `docs/environments.md`
-            sys.path.insert(0, ".")
-        is_cheap = args["env_id"] in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0")
-        count = num_cheap_tasks if is_cheap else num_tasks
-        results[path.parent.name] = random_return(args["env_id"], args["env_kwargs"], count)
-        print(f"random actions, {path.parent.name}: {results[path.parent.name]}", flush=True)
-    return results
-
-
 def main():
     baselines = json.dumps(bandit_baselines(), indent=2)
     (RESULTS / "baselines.json").write_text(baselines + "\n")
-    (RESULTS / "random.json").write_text(json.dumps(random_returns(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

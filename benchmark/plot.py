@@ -2,8 +2,9 @@
 
     python benchmark/plot.py             # writes docs/figures/*.png, the tables in README and docs/
 
-Which rows there are, and the papers' numbers for them, stands in benchmark/results/references.json.
-The classical algorithms' scores come from baselines.json, those of random actions from random.json.
+Which rows there are stands in rows.py; one that has no results yet is left out. The classical
+algorithms' scores come from baselines.json, those of random actions from random.json. Numbers of
+several seeds are their mean and its standard error; those of one seed have errors over tasks.
 """
 
 import csv
@@ -11,9 +12,11 @@ import json
 import re
 import sys
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -23,6 +26,7 @@ RESULTS = ROOT / "benchmark" / "results"
 sys.path.insert(0, str(ROOT / "benchmark"))
 
 import baselines  # noqa: E402
+from rows import FAMILIES, ROWS  # noqa: E402
 
 
 def read(name):
@@ -50,57 +54,152 @@ def estimate(result):
     return mean - result["regret_mean"], (stderr**2 + result["regret_stderr"] ** 2) ** 0.5
 
 
-def rows(algorithm):
-    """An algorithm's published rows, in order: (name, references.json's, eval.json, curve).
+def score(result):
+    """What a seed is ranked by, and its standard error over tasks.
 
-    eval.json's entries with that of random actions, `random`: the return of an episode.
+    That is the return of a trial. With MAML it is the return of an episode after one gradient
+    step, and before any for an oracle, which knows the task.
     """
-    scores = read("baselines.json")
-    random = read("random.json")
-    for name, row in read("references.json").get(algorithm, {}).items():
-        setting, *names = row.get("baselines", [None])
-        row["references"] = {label: scores[setting][label]["return_mean"] for label in names}
-        row["references"] |= row.get("papers", {})
-        if not (RESULTS / name / "eval.json").exists():
+    if result["algorithm"] != "maml_trpo":
+        return estimate(result)
+    step = 0 if "observe_task" in result["env_kwargs"] else 1
+    means = result["return_by_gradient_step"]
+    return means[step], result["return_by_gradient_step_stderr"][step]
+
+
+def over_seeds(pairs):
+    """The mean of some seeds' (mean, standard error) and its standard error over seeds.
+
+    Of one seed its own, over tasks. Means may be lists of numbers.
+    """
+    means = np.array([mean for mean, _ in pairs])
+    stderrs = np.array([stderr for _, stderr in pairs])
+    if len(pairs) == 1:
+        return means[0], stderrs[0]
+    return means.mean(axis=0), means.std(axis=0, ddof=1) / len(pairs) ** 0.5
+
+
+def over_seeds_of(results, entry):
+    """`over_seeds` of an entry of eval.json that has its standard error beside it."""
+    return over_seeds([(result[entry], result[f"{entry}_stderr"]) for result in results.values()])
+
+
+def read_curve(path):
+    """The lines of a curve.csv; none where there is no such file."""
+    if not path.exists():
+        return []
+    with open(path) as file:
+        lines = list(csv.DictReader(file))
+    return [{key: float(value) for key, value in line.items()} for line in lines]
+
+
+def published(script):
+    """A script's rows that have results, in the order of rows.py: (name, row, results, curves).
+
+    `row` is that of rows.py, with what it is compared with: `references` for the return of a
+    trial, `random`, random actions, for the return of an episode. `results` are {seed: eval.json},
+    `curves` those seeds' learning curves.
+    """
+    for name, row in ROWS.items():
+        results = {}
+        curves = []
+        for seed in row["seeds"]:
+            folder = RESULTS / name / f"seed-{seed}"
+            if not (folder / "eval.json").exists():
+                continue
+            results[seed] = read(f"{name}/seed-{seed}/eval.json")
+            curve = read_curve(folder / "curve.csv")
+            if curve:
+                curves.append(curve)
+        if row["script"] != script or not results:
             continue
-        with open(RESULTS / name / "curve.csv") as file:
-            lines = list(csv.DictReader(file))
-        curve = [{key: float(value) for key, value in line.items()} for line in lines]
-        result = read(f"{name}/eval.json")
-        result["random"] = random[name]["return_mean"]
-        yield name, row, result, curve
+        setting, *names = row.get("baselines", [None])
+        references = {}
+        for label in names:
+            references[label] = read("baselines.json")[setting][label]["return_mean"]
+        references |= row.get("papers", {})
+        random = read("random.json")[name]["return_mean"]
+        yield name, row | {"references": references, "random": random}, results, curves
 
 
-def plot_ppo(name, row, result, curve):
-    """Return of training trials over minutes, beside that of the held-out ones by episode."""
+def find(name):
+    """The row and results of one name, as `published` gives them; None where there are none."""
+    for other, row, results, _ in published(ROWS[name]["script"]):
+        if other == name:
+            return row, results
+    return None
+
+
+def draw_curves(axes, curves, value, color, line="-", **kwargs):
+    """A learning curve for each seed, thinly, and their mean, over millions of steps.
+
+    `value` gives the number to draw of a line of curve.csv.
+    """
+    steps = [[line["global_step"] / 1e6 for line in curve] for curve in curves]
+    heights = [[value(line) for line in curve] for curve in curves]
+    if not curves:
+        return
+    if len(curves) == 1:
+        axes.plot(steps[0], heights[0], color=color, linestyle=line, **kwargs)
+        return
+    for x, y in zip(steps, heights, strict=True):
+        axes.plot(x, y, color=color, linestyle=line, linewidth=0.6, alpha=0.4)
+    # Where episodes end early, seeds log at different steps: the mean is where all have been.
+    start = max(x[0] for x in steps)
+    end = min(x[-1] for x in steps)
+    grid = np.linspace(start, end, 400)
+    means = np.mean([np.interp(grid, x, y) for x, y in zip(steps, heights, strict=True)], axis=0)
+    axes.plot(grid, means, color=color, linestyle=line, **kwargs)
+
+
+def plot_ppo(name, row, results, curves):
+    """Return of training trials over steps, beside that of the held-out ones by episode."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), constrained_layout=True)
-    minutes = [line["seconds"] / 60 for line in curve]
-    scaled = []
-    for line in curve:
-        scale = result["episodes_per_trial"] / line["episodes_per_trial"]
-        scaled.append(line["trial_return"] * scale)
-    left.plot(minutes, scaled, label="training")
+    first = next(iter(results.values()))
+    num_episodes = first["episodes_per_trial"]
+
+    def whole_trial(line):
+        return line["trial_return"] * num_episodes / line["episodes_per_trial"]
+
+    label = "training"
+    if len(curves) < len(results):
+        label += f", {len(curves)} of {count(results)}"
+    draw_curves(left, curves, whole_trial, "C0", label=label)
     styles = ("--", ":", "-.", (0, (1, 4)))
     for (label, value), style in zip(row["references"].items(), styles, strict=False):
         text = f"{label}: {value:.4g}"
         left.axhline(value, color="black", linestyle=style, linewidth=0.9, label=text)
-    mean, _ = estimate(result)
-    left.plot(minutes[-1], mean, "o", color="C3", label=f"held-out tasks: {mean:.2f}")
-    left.set(xlabel="minutes on 2 cores", title=row["title"])
-    is_growing = len({line["episodes_per_trial"] for line in curve}) > 1
-    left.set_ylabel("return per trial" + (", scaled to its full length" if is_growing else ""))
+    scores = [score(result) for result in results.values()]
+    mean, _ = over_seeds(scores)
+    millions = first["global_step"] / 1e6
+    if len(scores) > 1:
+        for value, _ in scores:
+            left.plot(millions, value, "o", color="C3", markersize=3, alpha=0.4)
+    left.plot(millions, mean, "o", color="C3", label=f"held-out tasks: {mean:.2f}")
+    left.set(xlabel="million environment steps", title=f"{row['title']}, {count(results)}")
+    lengths = set()
+    for curve in curves:
+        lengths |= {line["episodes_per_trial"] for line in curve}
+    left.set_ylabel(
+        "return per trial" + (", scaled to its full length" if len(lengths) > 1 else "")
+    )
     left.legend(fontsize=7, loc="lower right")
-    episodes = range(1, result["episodes_per_trial"] + 1)
-    errors = [2 * stderr for stderr in result["return_by_episode_stderr"]]
-    random = result["random"]
-    if len(episodes) > 3:
-        right.errorbar(episodes, result["return_by_episode"], errors, lw=1.2, elinewidth=0.8)
+    episodes = range(1, num_episodes + 1)
+    means, stderrs = over_seeds_of(results, "return_by_episode")
+    random = row["random"]
+    if num_episodes > 3:
+        right.errorbar(episodes, means, 2 * stderrs, lw=1.2, elinewidth=0.8)
         right.axhline(random, color="grey", linewidth=0.9, label="random policy")
+        seed_style = "C0-"
     else:
-        bars = right.bar(episodes, result["return_by_episode"], yerr=errors, width=0.5, capsize=4)
+        bars = right.bar(episodes, means, yerr=2 * stderrs, width=0.5, capsize=4)
         right.bar_label(bars, fmt="%.2f")
         right.plot([], " ", label=f"random policy: {random:.2f}")
         right.set_xticks(episodes)
+        seed_style = "k."
+    if len(results) > 1:
+        for result in results.values():
+            right.plot(episodes, result["return_by_episode"], seed_style, linewidth=0.5, alpha=0.4)
     right.set(xlabel="episode of the trial", ylabel="return of the episode")
     right.set_title("held-out tasks, by episode (±2 s.e.)")
     right.legend(fontsize=7, loc="lower right")
@@ -114,9 +213,9 @@ def save(figure, name):
 
 
 def groups():
-    """MAML's rows by task distribution: {title: [(name, row, eval.json, curve), ...]}."""
+    """MAML's rows by task distribution: {title: [(name, row, results, curves), ...]}."""
     result = {}
-    for name, row, *rest in rows("maml_trpo"):
+    for name, row, *rest in published("maml_trpo"):
         result.setdefault(row["title"], []).append((name, row, *rest))
     return result
 
@@ -124,22 +223,27 @@ def groups():
 def plot_maml(title, members):
     """Returns in training before and after adaptation, beside those in held-out tasks."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-    for i, (_, row, result, curve) in enumerate(members):
-        millions = [line["global_step"] / 1e6 for line in curve]
+    for i, (_, row, results, curves) in enumerate(members):
         after = 0
-        while f"return_after_{after + 1}_steps" in curve[0]:
+        while curves and f"return_after_{after + 1}_steps" in curves[0][0]:
             after += 1
-        style = f"C{i}--" if after else f"C{i}-"
-        left.plot(millions, [line["return_after_0_steps"] for line in curve], style, lw=0.9)
+        before = itemgetter("return_after_0_steps")
         if after:
-            adapted = [line[f"return_after_{after}_steps"] for line in curve]
-            left.plot(millions, adapted, f"C{i}-", lw=1.2)
-        means = result["return_by_gradient_step"]
-        errors = [2 * stderr for stderr in result["return_by_gradient_step_stderr"]]
-        right.errorbar(range(4), means, errors, fmt=f"C{i}o-", capsize=3, label=row["role"])
+            adapted = itemgetter(f"return_after_{after}_steps")
+            draw_curves(left, curves, before, f"C{i}", "--", lw=0.9)
+            draw_curves(left, curves, adapted, f"C{i}", lw=1.2)
+        else:
+            draw_curves(left, curves, before, f"C{i}", lw=0.9)
+        means, stderrs = over_seeds_of(results, "return_by_gradient_step")
+        label = f"{row['role']}, {count(results)}"
+        right.errorbar(range(4), means, 2 * stderrs, fmt=f"C{i}o-", capsize=3, label=label)
+        if len(results) > 1:
+            for result in results.values():
+                returns = result["return_by_gradient_step"]
+                right.plot(range(4), returns, f"C{i}-", linewidth=0.6, alpha=0.4)
     left.set(xlabel="million environment steps", ylabel="return of an episode")
     left.set_title("training (dashed: before adaptation)", fontsize=10)
-    right.axhline(result["random"], color="grey", linewidth=0.9, label="random actions")
+    right.axhline(row["random"], color="grey", linewidth=0.9, label="random actions")
     right.set(xlabel="gradient steps in a new task", xticks=range(4))
     right.set_title("held-out tasks (±2 standard errors)", fontsize=10)
     right.legend(fontsize=7)
@@ -159,127 +263,129 @@ def table_head(cells):
     return [table_row(cells), "|---" * len(cells) + "|"]
 
 
+def count(results):
+    return f"{len(results)} seed" + ("s" if len(results) > 1 else "")
+
+
+def each_seed(results, digits):
+    """The cell that says what every seed scores, in their order."""
+    if len(results) == 1:
+        return "1 seed"
+    return ", ".join(f"{score(result)[0]:.{digits}f}" for result in results.values())
+
+
+def minutes(results):
+    """Minutes of a training, the mean over seeds."""
+    seconds = [result["wall_seconds"] for result in results.values()]
+    return f"{np.mean(seconds) / 60:.1f}"
+
+
+def command(name, results):
+    """The command of a row's first seed."""
+    seed = next(iter(results))
+    return (RESULTS / name / f"seed-{seed}" / "command.txt").read_text().strip()
+
+
 def maml_table():
     """MAML's results as a markdown table."""
     head = ["task", "what", "random", "before adaptation", "after 1 gradient step", "after 2"]
-    lines = table_head([*head, "after 3", "minutes", "command"])
+    lines = table_head([*head, "after 3", "each seed", "minutes", "command"])
     for title, members in groups().items():
-        for name, row, result, _ in members:
+        for name, row, results, _ in members:
+            means, stderrs = over_seeds_of(results, "return_by_gradient_step")
             returns = []
-            for i, mean in enumerate(result["return_by_gradient_step"]):
-                stderr = result["return_by_gradient_step_stderr"][i]
+            for mean, stderr in zip(means, stderrs, strict=True):
                 returns.append(f"{mean:.2f} ± {stderr:.2f}")
             if row["role"] == "MAML":
                 returns[1] = f"**{returns[1]}**"
             cells = [title, f"[{row['role']}](../benchmark/results/{name})"]
-            cells += [f"{result['random']:.2f}", *returns, minutes(result), f"`{command(name)}`"]
+            cells += [f"{row['random']:.2f}", *returns, each_seed(results, 2)]
+            cells += [minutes(results), f"`{command(name, results)}`"]
             lines.append(table_row(cells))
     return "\n".join(lines)
 
 
-def minutes(result):
-    return f"{result['wall_seconds'] / 60:.1f}"
-
-
-def command(name):
-    return (RESULTS / name / "command.txt").read_text().strip()
-
-
-def table(algorithm):
+def table(script):
     """RL^2's or SNAIL's results as a markdown table."""
-    head = ["task", "held-out return", "from sampled rewards", "random", "reference"]
+    head = ["task", "held-out return", "each seed", "from sampled rewards", "random", "reference"]
     lines = table_head([*head, "minutes", "command"])
-    for name, row, result, _ in rows(algorithm):
-        digits = 3 if result["return_mean"] < 20 else 2
-        mean, stderr = estimate(result)
-        sampled = f"{result['return_mean']:.{digits}f} ± {result['return_stderr']:.{digits}f}"
+    for name, row, results, _ in published(script):
+        mean, stderr = over_seeds([score(result) for result in results.values()])
+        pairs = [(result["return_mean"], result["return_stderr"]) for result in results.values()]
+        sampled, sampled_stderr = over_seeds(pairs)
+        digits = 3 if sampled < 20 else 2
         references = [f"{label} {value:.4g}" for label, value in row["references"].items()]
+        num_episodes = next(iter(results.values()))["episodes_per_trial"]
         cells = [f"[{row['title']}](../benchmark/results/{name})"]
-        cells += [f"**{mean:.{digits}f}** ± {stderr:.{digits}f}", sampled]
-        cells += [f"{result['random'] * result['episodes_per_trial']:.2f}", ", ".join(references)]
-        cells += [minutes(result), f"`{command(name)}`"]
+        cells += [f"**{mean:.{digits}f}** ± {stderr:.{digits}f}", each_seed(results, digits)]
+        cells += [f"{sampled:.{digits}f} ± {sampled_stderr:.{digits}f}"]
+        cells += [f"{row['random'] * num_episodes:.2f}", ", ".join(references)]
+        cells += [minutes(results), f"`{command(name, results)}`"]
         lines.append(table_row(cells))
     return "\n".join(lines)
 
 
-# The README's lines: a family, what bounds it, and the rows of MAML, RL^2 and SNAIL.
-FAMILIES = [
-    (
-        "bandit, 5 arms, 10 pulls",
-        "Bayes optimum",
-        [None, "bandit-5-arms-10-pulls", "snail-bandit-5-arms-10-pulls"],
-    ),
-    (
-        "bandit, 5 arms, 100 pulls",
-        "Gittins",
-        [None, "bandit-5-arms-100-pulls-regret", "snail-bandit-5-arms-100-pulls"],
-    ),
-    (
-        "tabular MDP, 10 episodes",
-        "knows the MDP",
-        [None, "mdp-10-episodes-regret", "snail-mdp-10-episodes"],
-    ),
-    ("2D navigation, one episode", "at the goal", ["navigation", None, None]),
-    ("2D navigation, 2 episodes", "at the goal", [None, None, "snail-navigation-2-episodes"]),
-    ("HalfCheetah, direction", "oracle", ["halfcheetah-dir-maml", None, None]),
-    ("HalfCheetah, velocity", "oracle", ["halfcheetah-vel-maml", None, None]),
-    ("Ant, direction", "oracle", ["ant-dir-maml", None, None]),
-    ("MiniGrid, red ball, 2 episodes", "", [None, "minigrid-red-ball-2-episodes", None]),
-]
-
-
-def limit(bound, maml_row):
-    """What bounds a family's return, as a number."""
+def limit(bound):
+    """What bounds a family's return: a number and what it is."""
     scores = read("baselines.json")
+    if bound in ROWS:
+        found = find(bound)
+        if found is None:
+            return "–"  # the oracle is not trained yet
+        _, results = found
+        mean, _ = over_seeds([score(result) for result in results.values()])
+        return f"{mean:.1f} (oracle)"
     if bound == "Bayes optimum":
-        return f"{scores['5 arms, 10 pulls']['Bayes optimum (exact)']['return_mean']:.2f}"
-    if bound == "Gittins":
-        return f"{scores['5 arms, 100 pulls']['finite-horizon Gittins']['return_mean']:.1f}"
-    if bound == "knows the MDP":
-        return f"{10 * optimum('TabularMDP-v0', '{}')[0]:.1f}"
-    if bound == "oracle":
-        oracle = read(f"{maml_row.removesuffix('maml')}oracle/eval.json")
-        return f"{oracle['return_by_gradient_step'][0]:.1f}"
-    return "0"
+        number = f"{scores['5 arms, 10 pulls']['Bayes optimum (exact)']['return_mean']:.2f}"
+    elif bound == "Gittins":
+        number = f"{scores['5 arms, 100 pulls']['finite-horizon Gittins']['return_mean']:.1f}"
+    elif bound == "knows the MDP":
+        number = f"{10 * optimum('TabularMDP-v0', '{}')[0]:.1f}"
+    elif bound == "at the goal":
+        number = "0"
+    else:
+        return "–"
+    return f"{number} ({bound})"
 
 
 def short_table():
     """The README's table: a line per family, with the return and the minutes of each algorithm."""
     lines = table_head(["task", "MAML, after 1 step", "RL²", "SNAIL", "limit"])
-    for family, bound, names in FAMILIES:
-        cells = [family]
-        for name in names:
-            if name is None:
-                cells.append("–")
-                continue
-            result = read(f"{name}/eval.json")
-            if result["algorithm"] == "maml_trpo":
-                mean = result["return_by_gradient_step"][1]
-            else:
-                mean, _ = estimate(result)
-            cells.append(f"**{mean:.4g}**, {minutes(result)} min")
-        cells.append(f"{limit(bound, names[0])} ({bound})" if bound else "–")
-        lines.append(table_row(cells))
+    cells = {}  # of a family and script
+    for script in ("maml_trpo", "rl2_ppo", "snail_ppo"):
+        for _, row, results, _ in published(script):
+            mean, stderr = over_seeds([score(result) for result in results.values()])
+            text = f"**{mean:.4g}** ± {stderr:.2g} ({count(results)}), {minutes(results)} min"
+            cells[row.get("family"), script] = text
+    for family, bound in FAMILIES.items():
+        line = []
+        for script in ("maml_trpo", "rl2_ppo", "snail_ppo"):
+            line.append(cells.get((family, script), "–"))
+        if set(line) != {"–"}:
+            lines.append(table_row([family, *line, limit(bound)]))
     return "\n".join(lines)
 
 
 def levels():
     """The run of docs/environments.md's example of levels, in words."""
     name = "minigrid-red-ball-2-episodes"
-    result = read(f"{name}/eval.json")
-    means = result["return_by_episode"]
+    found = find(name)
+    if found is None:
+        return ""  # not trained yet
+    row, results = found
+    means, stderrs = over_seeds_of(results, "return_by_episode")
     texts = []
-    for i, mean in enumerate(means):
-        texts.append(f"{mean:.3f} ± {result['return_by_episode_stderr'][i]:.3f}")
+    for mean, stderr in zip(means, stderrs, strict=True):
+        texts.append(f"{mean:.3f} ± {stderr:.3f}")
     steps = [64 * (1 - mean) / 0.9 for mean in means]  # MiniGrid pays 1 - 0.9 steps / 64
-    random = read("random.json")[name]["return_mean"]
+    num_rooms = next(iter(results.values()))["num_trials"]
     return (
-        f"```bash\n{command(name)}\n```\n\n"
-        f"In {result['num_trials']:,} rooms it has never seen the first episode brings {texts[0]}, "
-        f"the second {texts[1]} (random actions: {random:.3f}), that is the ball in {steps[0]:.1f} "
+        f"```bash\n{command(name, results)}\n```\n\n"
+        f"In {num_rooms:,} rooms it has never seen the first episode brings {texts[0]}, the second "
+        f"{texts[1]} (random actions: {row['random']:.3f}), that is the ball in {steps[0]:.1f} "
         f"steps and then in {steps[1]:.1f}: it remembers where it was. "
         f"[Curve and network](../benchmark/results/{name}); two cores, "
-        f"{result['wall_seconds'] / 60:.0f} minutes, seed 1."
+        f"{minutes(results)} minutes, {count(results)}."
     )
 
 
@@ -391,7 +497,7 @@ def tables():
     texts = {("README.md", "results"): short_table()}
     for algorithm in ("rl2_ppo", "snail_ppo"):
         page = f"docs/{algorithm}.md"
-        links = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in rows(algorithm)]
+        links = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in published(algorithm)]
         texts[page, "speed"] = speed()
         texts[page, "results"] = table(algorithm)
         texts[page, "ablations"] = ablations(algorithm)
@@ -423,7 +529,7 @@ def fill(page, marker, text):
 
 def main():
     for algorithm in ("rl2_ppo", "snail_ppo"):
-        for row in rows(algorithm):
+        for row in published(algorithm):
             plot_ppo(*row)
     for title, members in groups().items():
         plot_maml(title, members)

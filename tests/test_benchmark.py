@@ -1,7 +1,9 @@
 """The published numbers: agents that score what their row says, tables made from the raw data."""
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +20,19 @@ RESULTS = ROOT / "benchmark" / "results"
 sys.path.insert(0, str(ROOT / "benchmark"))
 
 import baselines  # noqa: E402
-import collect  # noqa: E402
 import plot  # noqa: E402
+import run  # noqa: E402
+from rows import FAMILIES, ROWS  # noqa: E402
 
 SCRIPTS = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
-ROWS = sorted(path.parent for path in RESULTS.glob("*/eval.json"))
-MAML_ROWS = [
-    row for row in ROWS if json.loads((row / "eval.json").read_text())["algorithm"] == "maml_trpo"
-]
-PPO_ROWS = [row for row in ROWS if row not in MAML_ROWS]
+PUBLISHED = [name for name in ROWS if list(RESULTS.glob(f"{name}/*/eval.json"))]
+MAML_ROWS = [name for name in PUBLISHED if ROWS[name]["script"] == "maml_trpo"]
+PPO_ROWS = [name for name in PUBLISHED if name not in MAML_ROWS]
+
+
+def published_by_agent(name):
+    """The evaluation of the seed whose network is published."""
+    return plot.read(f"{name}/seed-{run.read_agent_seed(name)}/eval.json")
 
 
 def held_out_tasks(result, count):
@@ -37,57 +43,113 @@ def held_out_tasks(result, count):
     return tasks
 
 
-def test_every_row_is_named_and_every_name_has_a_row():
-    references = json.loads((RESULTS / "references.json").read_text())
-    names = [name for rows in references.values() for name in rows]
-    assert ROWS
-    assert sorted(names) == [row.name for row in ROWS]
-    assert set(plot.read("random.json")) == set(names)
+def directions(result):
+    """The two directions, and which part of the row's held-out tasks each of them is."""
+    env = envs.make(result["env_id"], 1)
+    tasks = env.sample_tasks(result["num_trials"], [1, 0])
+    env.close()
+    both, counts = np.unique(tasks, return_counts=True)
+    return both, counts / counts.sum()
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_rows_command_is_that_of_its_arguments_and_its_agent_is_small(row):
-    algorithm = json.loads((row / "eval.json").read_text())["algorithm"]
-    args = json.loads((row / "args.json").read_text())
-    assert (row / "command.txt").read_text().strip() == collect.command(algorithm, args)
-    assert (row / "agent.pt").stat().st_size < 1_000_000
+def weighted_mean(weights, returns):
+    """The mean of groups of returns [groups, number], and its standard error within groups."""
+    errors = returns.std(axis=1, ddof=1) / returns.shape[1] ** 0.5
+    return weights @ returns.mean(axis=1), (weights**2 @ errors**2) ** 0.5
 
 
-@pytest.mark.parametrize("row", MAML_ROWS, ids=lambda row: row.name)
-def test_the_policy_of_a_maml_row_scores_what_the_row_says(row):
-    published = json.loads((row / "eval.json").read_text())
-    policy, params, args = maml_trpo.load(row / "agent.pt")
+# ---------------------------------------------------------------------------------- published rows
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_is_complete_and_its_script_takes_its_arguments(name):
+    row = ROWS[name]
+    module = SCRIPTS[row["script"]]
+    module.check_arguments(module.Args(**row["arguments"]), 1)
+    assert row["title"] and row["seeds"]
+    assert row.get("family") is None or row["family"] in FAMILIES
+    assert ("role" in row) == (module is maml_trpo)
+    for bound in FAMILIES.values():
+        assert bound in (None, "Bayes optimum", "Gittins", "knows the MDP", "at the goal", *ROWS)
+
+
+def test_results_are_those_of_rows():
+    assert PUBLISHED
+    folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
+    assert folders == set(PUBLISHED) == set(plot.read("random.json"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_rows_seeds_have_its_arguments_and_its_agent_is_the_median_one(name):
+    script = ROWS[name]["script"]
+    for folder in RESULTS.glob(f"{name}/seed-*"):
+        seed = int(folder.name.removeprefix("seed-"))
+        assert run.state(name, seed) == "collected"
+        args = json.loads((folder / "args.json").read_text())
+        assert (folder / "command.txt").read_text().strip() == run.command(script, args)
+        result = json.loads((folder / "eval.json").read_text())
+        assert result["seed"] == args["seed"] == seed
+        assert result["algorithm"] == script
+    agent = RESULTS / name / "agent.pt"
+    assert agent.stat().st_size < 1_000_000
+    seed = torch.load(agent, weights_only=True)["args"]["seed"]
+    assert seed == run.read_agent_seed(name) == run.median_seed(name)
+
+
+@pytest.mark.parametrize("name", MAML_ROWS)
+def test_the_policy_of_a_maml_row_scores_what_the_row_says(name):
+    """Fewer tasks and episodes than published; `run.py --check` evaluates all of them."""
+    result = published_by_agent(name)
+    policy, params, args = maml_trpo.load(RESULTS / name / "agent.pt")
     is_maml = args.num_inner_steps > 0
-    count = 3 if "Ant" in args.env_id or not is_maml else 6
-    tasks = held_out_tasks(published, count)
-    returns = maml_trpo.evaluate(policy, params, args.env_id, args.env_kwargs, tasks, 40, 123)
-    means = np.array(published["return_by_gradient_step"])
-    stderrs = np.array(published["return_by_gradient_step_stderr"])
-    spread = stderrs * published["num_trials"] ** 0.5  # over tasks
-    distance = np.abs(returns.mean(axis=(0, 2)) - means)
-    assert (distance < 5 * spread / count**0.5).all()
+    num_steps = 3 if is_maml else 0  # what was not trained to adapt is tested before adaptation
+    if "Ant" in args.env_id and is_maml:
+        num_steps = 1  # slow
+    num_episodes = 20 if is_maml else 10
+    if "Dir" in args.env_id:
+        tasks, weights = directions(result)
+    else:
+        count = 3 if is_maml else 8
+        tasks = held_out_tasks(result, count)
+        weights = np.full(count, 1 / count)
+    env = envs.make(args.env_id, len(tasks) * num_episodes, **args.env_kwargs)
+    torch.manual_seed(123)
+    batches = maml_trpo.trial(policy, params, env, tasks, num_steps, 123, args)
+    env.close()
+    means = np.array(result["return_by_gradient_step"])
+    stderrs = np.array(result["return_by_gradient_step_stderr"])
+    spread = stderrs * result["num_trials"] ** 0.5  # over tasks
+    for step, batch in enumerate(batches):
+        mean, error = weighted_mean(weights, batch["return"].double().numpy())
+        if step > 0 or "Dir" not in args.env_id:  # other tasks, or steps that differ by chance
+            error = spread[step] / len(tasks) ** 0.5
+        assert abs(mean - means[step]) < 4.5 * error
     if is_maml:  # adaptation pays; errors as of independent tasks, though they are the same
-        random = plot.read("random.json")[row.name]["return_mean"]
+        random = plot.read("random.json")[name]["return_mean"]
         assert means[1] - max(means[0], random) > 4 * np.hypot(stderrs[0], stderrs[1])
 
 
-@pytest.mark.parametrize("row", PPO_ROWS, ids=lambda row: row.name)
-def test_the_agent_of_a_row_scores_what_the_row_says(row, tmp_path, monkeypatch):
-    published = json.loads((row / "eval.json").read_text())
+@pytest.mark.parametrize("name", PPO_ROWS)
+def test_the_agent_of_a_row_scores_what_the_row_says(name, tmp_path, monkeypatch):
+    published = published_by_agent(name)
     script = SCRIPTS[published["algorithm"]]
-    count = 1000 if script is rl2_ppo else 300  # SNAIL is slower
-    if ":" in published["env_id"]:  # a slow example of the documentation
-        module = published["env_id"].split(":")[0]
-        page = (ROOT / "docs/environments.md").read_text()
-        text = page.split(f"`{module}.py`: ")[1].split("```python\n")[1]
-        (tmp_path / f"{module}.py").write_text(text.split("```")[0])
-        monkeypatch.syspath_prepend(tmp_path)
+    count = 1000 if script is rl2_ppo else 200  # SNAIL is slower
+    env_id = published["env_id"]
+    if ":" in env_id or "Cheetah" in env_id:  # slow environments
         count = 50
-    agent = script.load(row / "agent.pt")
+    if "Ant" in env_id:
+        count = 20
+    run.write_example(env_id, tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    agent = script.load(RESULTS / name / "agent.pt")
+    weights = np.ones(1)
     tasks = held_out_tasks(published, count)
+    if "Dir" in env_id:
+        both, weights = directions(published)
+        tasks = np.repeat(both, count // 2)
     returns, regrets = script.evaluate(
         agent,
-        published["env_id"],
+        env_id,
         published["env_kwargs"],
         tasks,
         published["episodes_per_trial"],
@@ -95,10 +157,12 @@ def test_the_agent_of_a_row_scores_what_the_row_says(row, tmp_path, monkeypatch)
         return_regret=True,
     )
     samples = returns.sum(1) if regrets is None else regrets.sum(1)
-    name = "return" if regrets is None else "regret"
-    error = np.hypot(samples.std(ddof=1) / count**0.5, published[f"{name}_stderr"])
-    assert abs(samples.mean() - published[f"{name}_mean"]) < 4.5 * error
-    random = plot.read("random.json")[row.name]["return_mean"] * published["episodes_per_trial"]
+    entry = "return" if regrets is None else "regret"
+    mean, error = weighted_mean(weights, samples.reshape(len(weights), -1))
+    if len(weights) == 1:  # other tasks
+        error = np.hypot(error, published[f"{entry}_stderr"])
+    assert abs(mean - published[f"{entry}_mean"]) < 4.5 * error
+    random = plot.read("random.json")[name]["return_mean"] * published["episodes_per_trial"]
     assert published["return_mean"] > random + 10 * published["return_stderr"]
 
 
@@ -110,10 +174,316 @@ def test_tables_are_made_from_the_raw_data():
 
 def test_every_row_has_its_picture():
     names = [plot.figure_name(title) for title in plot.groups()]
-    for algorithm in ("rl2_ppo", "snail_ppo"):
-        names += [name for name, *_ in plot.rows(algorithm)]
+    for script in ("rl2_ppo", "snail_ppo"):
+        names += [name for name, *_ in plot.published(script)]
     for name in names:
         assert (ROOT / "docs/figures" / f"{name}.png").stat().st_size > 10_000
+
+
+# ------------------------------------------------------------------------------------------ run.py
+
+TINY = {
+    "script": "rl2_ppo",
+    "title": "a tiny row",
+    "arguments": {
+        "num_envs": 8,
+        "num_minibatches": 1,
+        "total_timesteps": 320,  # four updates
+        "hidden_size": 8,
+        "eval_trials": 20,
+        "cuda": False,
+    },
+    "seeds": [1, 2, 3],
+}
+TINY_MAML = {
+    "script": "maml_trpo",
+    "title": "a tiny row",
+    "role": "MAML",
+    "arguments": {
+        "num_iterations": 2,
+        "meta_batch_size": 2,
+        "episodes_per_task": 2,
+        "eval_episodes": 2,
+        "env_kwargs": {"horizon": 3},
+        "eval_trials": 2,
+        "cuda": False,
+    },
+    "seeds": [1],
+}
+
+
+def train_here(name, seed):
+    """`run.train` without a process of its own."""
+    folder = run.run_folder(name, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    module = run.script_of(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        module.train(module.Args(**run.arguments(name, seed)))
+
+
+def never(*arguments):
+    raise AssertionError("this must not be called")
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Rows `tiny` and `tiny-maml`, and folders for results and runs that are empty."""
+    monkeypatch.setitem(ROWS, "tiny", TINY)
+    monkeypatch.setitem(ROWS, "tiny-maml", TINY_MAML)
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(plot, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    return tmp_path / "results" / "tiny"
+
+
+def write_seed(name, seed, result):
+    """The results of a seed of which nothing is known but its eval.json."""
+    folder = run.results_folder(name, seed)
+    folder.mkdir(parents=True)
+    args = run.arguments(name, seed)
+    (folder / "args.json").write_text(json.dumps(args))
+    (folder / "command.txt").write_text(run.command(ROWS[name]["script"], args))
+    (folder / "eval.json").write_text(json.dumps(args | {"algorithm": "rl2_ppo"} | result))
+
+
+def ppo_result(mean):
+    """What eval.json says of a trial of one episode."""
+    return {
+        "return_mean": mean,
+        "return_stderr": 0.5,
+        "return_by_episode": [mean],
+        "return_by_episode_stderr": [0.5],
+        "episodes_per_trial": 1,
+        "wall_seconds": 60.0,
+    }
+
+
+def test_run_trains_and_goes_on_where_a_run_was_interrupted(tiny, monkeypatch, capfd):
+    updates = []
+
+    def interrupted(*arguments):
+        updates.append(1)
+        if len(updates) == 3:
+            raise KeyboardInterrupt
+        return update(*arguments)
+
+    update = rl2_ppo.update
+    with monkeypatch.context() as patch:
+        patch.setattr(rl2_ppo, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_here("tiny", 2)
+    run.main(["tiny", "--list"])
+    listed = capfd.readouterr().out
+    assert "seed 1  missing" in listed
+    assert "seed 2  interrupted at 25%" in listed  # the checkpoint is from the first update
+    assert not tiny.exists()
+
+    run.main(["tiny", "--seeds", "1", "2"])  # two processes
+    output = capfd.readouterr().out
+    assert "tiny, seed 1: python rl2_ppo.py --no-cuda --total-timesteps 320" in output
+    assert "tiny, seed 2: goes on from runs/" in output
+    assert len(list(run.run_folder("tiny", 2).glob("runs/*"))) == 1
+    files = {"args.json", "command.txt", "curve.csv", "eval.json", "machine.json"}
+    for seed in (1, 2):
+        assert {path.name for path in (tiny / f"seed-{seed}").iterdir()} == files
+        assert plot.read(f"tiny/seed-{seed}/eval.json")["global_step"] == 320
+        curve = (tiny / f"seed-{seed}/curve.csv").read_text().splitlines()
+        assert curve[0].startswith("global_step,seconds,")
+        assert len(curve) == 5
+        assert json.loads((tiny / f"seed-{seed}/machine.json").read_text()) == run.machine()
+    assert (tiny / "seed-2/command.txt").read_text().startswith("python rl2_ppo.py --seed 2 ")
+    train_here("tiny", 3)  # as the interrupted one would have gone on, but for its seed
+    assert run.state("tiny", 3) == "trained"
+
+    monkeypatch.setattr(run, "call", never)
+    run.main(["tiny"])  # nothing to train: seed 3 is collected
+    before = (tiny / "agent.pt").read_bytes()
+    run.main(["tiny"])
+    assert (tiny / "agent.pt").read_bytes() == before
+    capfd.readouterr()
+    run.main(["tiny", "--list"])
+    listed = capfd.readouterr().out.splitlines()
+    assert len(listed) == 3
+    assert all("collected, 0.0 minutes" in line for line in listed)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-maml"])
+def test_a_run_becomes_a_row(name, tiny, monkeypatch):
+    """The agent alone is kept, and acts as the checkpoint does."""
+    monkeypatch.setattr(run, "train", train_here)
+    run.main([name, "--seeds", "1"])
+    agent = torch.load(run.RESULTS / name / "agent.pt", weights_only=True)
+    whole = torch.load(run.find_run(name, 1) / "checkpoint.pt", weights_only=True)
+    assert set(agent) == {"algorithm", "args", "agent"}
+    for key, tensor in agent["agent"].items():
+        assert torch.equal(tensor, whole["agent"][key])
+    assert set(plot.read("random.json")) == {name}
+    curves = list(plot.published(ROWS[name]["script"]))[0][3]
+    assert len(curves[0]) == (4 if name == "tiny" else 2)  # updates
+    assert run.check(name)
+
+
+def test_check_refuses_numbers_that_the_agent_does_not_give(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(run, "train", train_here)
+    run.main(["tiny", "--seeds", "1"])  # no machine.json: the machine is not known
+    run.main(["tiny", "--check"])
+    assert "agrees (equal numbers" in capsys.readouterr().out
+    path = tiny / "seed-1" / "eval.json"
+    result = json.loads(path.read_text())
+    stderr = result["return_stderr"]
+    path.write_text(json.dumps(result | {"return_mean": result["return_mean"] + stderr}))
+    run.main(["tiny", "--check"])
+    assert "agrees (at most 1.00 standard errors" in capsys.readouterr().out
+    (tiny / "seed-1" / "machine.json").write_text(json.dumps(run.machine()))
+    with pytest.raises(envs.UsageError, match="published numbers: tiny."):
+        run.main(["tiny", "--check"])  # on the same machine nothing may differ
+    (tiny / "seed-1" / "machine.json").unlink()
+    path.write_text(json.dumps(result | {"return_mean": result["return_mean"] + 5 * stderr}))
+    with pytest.raises(envs.UsageError, match="published numbers: tiny."):
+        run.main(["tiny", "--check"])
+
+
+def test_other_arguments_make_a_row_out_of_date(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(run, "train", train_here)
+    run.main(["tiny", "--seeds", "1", "2"])
+    changed = TINY | {"arguments": TINY["arguments"] | {"hidden_size": 4}}
+    monkeypatch.setitem(ROWS, "tiny", changed)
+    run.main(["tiny", "--list"])
+    listed = capsys.readouterr().out
+    assert listed.count("out of date") == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train", never)
+        run.bring_up_to_date("tiny", [1, 2], is_named=False)
+    run.main(["tiny", "--seeds", "2"])
+    assert run.state("tiny", 2) == "collected"
+    assert run.state("tiny", 1) == "missing"  # seeds of different arguments have no mean
+    assert torch.load(tiny / "agent.pt", weights_only=True)["args"]["hidden_size"] == 4
+    assert run.read_agent_seed("tiny") == 2
+
+
+def test_arguments_that_change_no_number_do_not_count(tiny):
+    write_seed("tiny", 1, ppo_result(1.0))
+    path = run.results_folder("tiny", 1) / "args.json"
+    args = json.loads(path.read_text()) | {"exp_name": "other", "checkpoint_seconds": 1.0}
+    del args["target_kl"]  # as if it were written before the script had it
+    path.write_text(json.dumps(args))
+    assert run.state("tiny", 1) == "collected"
+    path.write_text(json.dumps(args | {"gamma": 0.5}))
+    assert run.state("tiny", 1) == "out of date"
+
+
+def test_the_median_seed(tiny):
+    for seed, mean in ((1, 5.0), (2, 1.0), (3, 3.0)):
+        write_seed("tiny", seed, ppo_result(mean))
+    assert run.median_seed("tiny") == 3
+    (run.results_folder("tiny", 3) / "eval.json").unlink()
+    assert run.median_seed("tiny") == 2  # of two the lower one
+
+
+def test_two_processes_do_not_train_the_same(tiny, monkeypatch):
+    monkeypatch.setattr(run, "call", never)
+    with run.lock("tiny", 1):
+        assert run.describe("tiny", 1) == "missing, running"
+        with pytest.raises(envs.UsageError, match="is being trained"):
+            run.train("tiny", 1)
+    assert run.describe("tiny", 1) == "missing"
+
+
+def test_ctrl_c_goes_on_to_the_script(tmp_path, monkeypatch):
+    program = """
+import time
+from pathlib import Path
+try:
+    Path("ready").touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    Path("stopped").touch()
+"""
+    wait = subprocess.Popen.wait
+    waits = []
+
+    def interrupted(process, *arguments):
+        waits.append(process)
+        if len(waits) > 1:
+            return wait(process, *arguments)
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.call([sys.executable, "-c", program], tmp_path)
+    assert (tmp_path / "stopped").exists()
+    assert waits[0].returncode == 0
+
+
+def test_mistakes_are_one_sentence(tiny, monkeypatch):
+    with pytest.raises(envs.UsageError, match="no row nonsense"):
+        run.main(["nonsense"])
+    with pytest.raises(envs.UsageError, match=r"no seeds \[7\] for tiny"):
+        run.main(["tiny", "--seeds", "7"])
+    with pytest.raises(envs.UsageError, match="tiny has no agent yet"):
+        run.main(["tiny", "--check"])
+    monkeypatch.setattr(run, "call", lambda *arguments: 2)
+    with pytest.raises(envs.UsageError, match="tiny, seed 1, ended with status 2"):
+        run.main(["tiny"])
+
+
+# --------------------------------------------------------------------------------------- over seeds
+
+
+def test_means_and_errors_over_seeds_by_hand():
+    mean, stderr = plot.over_seeds([(1.0, 9.0), (2.0, 9.0), (6.0, 9.0)])
+    assert mean == 3
+    assert stderr == pytest.approx((14 / 2 / 3) ** 0.5)  # deviations -2, -1, 3
+    assert plot.over_seeds([(1.0, 9.0)]) == (1.0, 9.0)
+    means, stderrs = plot.over_seeds([([1.0, 2.0], [9.0, 9.0]), ([3.0, 2.0], [9.0, 9.0])])
+    assert means.tolist() == [2, 2]
+    assert stderrs.tolist() == [pytest.approx(1), 0]
+
+
+def test_a_table_shows_mean_error_and_each_seed(tiny):
+    (run.RESULTS / "random.json").write_text('{"tiny": {"return_mean": 0.25}}')
+    write_seed("tiny", 1, ppo_result(1.0))
+    _, _, line = plot.table("rl2_ppo").splitlines()  # rows without results have no line
+    assert "(../benchmark/results/tiny) | **1.000** ± 0.500 | 1 seed |" in line
+    write_seed("tiny", 3, ppo_result(3.0))
+    _, _, line = plot.table("rl2_ppo").splitlines()
+    assert "(../benchmark/results/tiny) | **2.000** ± 1.000 | 1.000, 3.000 |" in line
+
+
+def test_pages_without_a_single_result(tiny):
+    (run.RESULTS / "baselines.json").write_text("{}")
+    assert len(plot.short_table().splitlines()) == 2
+    assert len(plot.maml_table().splitlines()) == 2
+    assert plot.limit("rl2-ant-dir-oracle") == "–"
+    assert plot.levels() == ""
+
+
+def test_curves_of_seeds_and_their_mean():
+    figure, axes = plot.plt.subplots()
+    curves = []
+    for height in (1.0, 3.0):
+        steps = (1e6, 2e6 + height, 3e6)
+        curves.append([{"global_step": step, "return": height * step} for step in steps])
+    plot.draw_curves(axes, curves, lambda line: line["return"] / 1e6, "C0", label="mean")
+    thin_low, thin_high, mean = axes.lines
+    assert thin_low.get_ydata().tolist() == pytest.approx([1, 2, 3], rel=1e-5)
+    assert thin_high.get_ydata()[-1] == 9
+    assert mean.get_ydata() == pytest.approx(2 * mean.get_xdata(), rel=1e-5)
+    plot.plt.close(figure)
+
+
+def test_a_row_draws_with_fewer_curves_than_seeds(tiny, monkeypatch):
+    (run.RESULTS / "random.json").write_text('{"tiny": {"return_mean": 0.25}}')
+    monkeypatch.setattr(plot, "ROOT", run.RESULTS)
+    for seed in (1, 2):
+        write_seed("tiny", seed, ppo_result(1.0) | {"global_step": 100})
+    (row,) = plot.published("rl2_ppo")
+    plot.plot_ppo(*row)
+    assert (run.RESULTS / "docs/figures/tiny.png").stat().st_size > 10_000
 
 
 def test_the_estimate_by_regret_by_hand():
@@ -124,30 +494,11 @@ def test_the_estimate_by_regret_by_hand():
     assert plot.estimate(result) == (2.4, 0.2)
 
 
-@pytest.mark.parametrize("script", ["maml_trpo", "rl2_ppo"])
-def test_a_run_becomes_a_row(script, tmp_path, monkeypatch):
-    """The agent alone is kept, and acts as the checkpoint does."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(collect, "ROOT", tmp_path)
-    module = SCRIPTS[script]
-    settings = {"num_envs": 8, "num_minibatches": 1, "total_timesteps": 160, "hidden_size": 8}
-    if script == "maml_trpo":
-        settings = {"num_iterations": 2, "meta_batch_size": 2, "episodes_per_task": 2}
-        settings |= {"eval_episodes": 2, "env_kwargs": {"horizon": 3}}
-    module.train(module.Args(**settings, eval_trials=2, cuda=False))
-    (run,) = tmp_path.glob("runs/*")
-    collect.main(run, "row")
-    row = tmp_path / "benchmark" / "results" / "row"
-    assert f"python {script}.py --no-cuda" in (row / "command.txt").read_text()
-    lines = (row / "curve.csv").read_text().splitlines()
-    assert lines[0].startswith("global_step,seconds,")
-    assert len(lines) == 3  # two updates
-    agent = torch.load(row / "agent.pt", weights_only=True)
-    whole = torch.load(run / "checkpoint.pt", weights_only=True)
-    assert set(agent) == {"algorithm", "args", "agent"}
-    for name, tensor in agent["agent"].items():
-        assert torch.equal(tensor, whole["agent"][name])
-    assert json.loads((row / "eval.json").read_text())["algorithm"] == script
+def test_a_maml_row_scores_after_one_step_and_an_oracle_before():
+    result = {"algorithm": "maml_trpo", "env_kwargs": {}}
+    result |= {"return_by_gradient_step": [1.0, 2.0], "return_by_gradient_step_stderr": [3.0, 4.0]}
+    assert plot.score(result) == (2, 4)
+    assert plot.score(result | {"env_kwargs": {"observe_task": True}}) == (1, 3)
 
 
 # --------------------------------------------------------------------------------------- baselines
