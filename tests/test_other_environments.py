@@ -176,33 +176,24 @@ class Aim(Base):
         return -float(np.abs(place - self.task).sum())
 
 
+RANGES_OF_TWO_AXES = [
+    ([30, -100], [31, 100], "float32"),
+    ([-5, 0], [0, 1e-3], "float32"),
+    ([-3, 1e8], [-1, 1e8 + 1], "float64"),
+    ([-3e38, -1], [3e38, 1], "float32"),  # a distance that float32 does not hold
+]
+
+
 @every_script
-@pytest.mark.parametrize(
-    "low, high, dtype",
-    [
-        ([30], [31], "float32"),
-        ([-100], [100], "float32"),
-        ([0], [1e-3], "float32"),
-        ([-3], [-1], "float64"),
-        ([1e8], [1e8 + 1], "float64"),
-        ([-3e38], [3e38], "float32"),  # their distance is more than float32 can hold
-        ([-5, 30], [0, 31], "float32"),
-    ],
-)
-def test_any_finite_range_learns_as_minus_one_to_one_does(module, low, high, dtype, register):
+def test_any_finite_range_learns_as_minus_one_to_one_does(module, register):
     register(Aim)
-    settings = {"total_timesteps": 320} if module is not maml_trpo else {"num_iterations": 3}
-    numbers = []
-    ones = [1] * len(low)
-    for kwargs in (
-        {"low": [-1] * len(low), "high": ones},
-        {"low": low, "high": high, "dtype": dtype},
-    ):
+    settings = {"num_iterations": 3} if module is maml_trpo else {"total_timesteps": 320}
+    usual, _ = train(module, env_kwargs={"low": [-1, -1], "high": [1, 1]}, **settings)
+    for low, high, dtype in RANGES_OF_TWO_AXES:
+        kwargs = {"low": low, "high": high, "dtype": dtype}
         result, _ = train(module, env_kwargs=kwargs, **settings)
-        numbers.append(scores(result))
-    assert numbers[0]["return_mean"] < 0
-    for name, number in numbers[0].items():
-        np.testing.assert_allclose(numbers[1][name], number, rtol=1e-3, err_msg=name)
+        for name, numbers in scores(usual).items():
+            np.testing.assert_allclose(result[name], numbers, rtol=1e-3, err_msg=str(kwargs))
 
 
 class AimBatch(envs.TaskVectorEnv):
@@ -289,14 +280,14 @@ def test_an_environment_gets_actions_of_its_space_in_training_and_evaluation(
 def test_act_gives_actions_of_the_space(module, kwargs, register):
     register(AimBatch)
     env = envs.make("Own-v0", 50, **kwargs)
-    agent = make_agent(module, env, action_scale=5.0)
+    agent = make_agent(module, env, action_scale=2.0)
     obs, _ = env.reset(seed=0)
     state = agent.initial_state(50)
     action = reward = done = np.zeros(50)
     for _ in range(5):
         action, state = agent.act(obs, action, reward, done, state)
         assert np.asarray(action) in env.action_space
-        assert len(np.unique(action)) > 25
+        assert len(np.unique(action)) > 10  # no constant
         obs, reward, terminated, truncated, _ = env.step(np.asarray(action))
         done = terminated | truncated
 
@@ -306,12 +297,12 @@ def test_act_gives_actions_of_the_space(module, kwargs, register):
 def test_the_network_sees_the_previous_action_as_it_was_executed(module, kwargs, register):
     register(AimBatch)
     env = envs.make("Own-v0", 6, **kwargs)
-    agent = make_agent(module, env, action_scale=5.0)
+    agent = make_agent(module, env, action_scale=2.0)
     torch.manual_seed(1)
     data = module.rollout(agent, env, env.sample_tasks(6, 0), 2, 3)
     size = agent.action_size
     seen = data["x"][1:, :, agent.obs_size : agent.obs_size + size].numpy()
-    assert len(np.unique(seen)) > 50
+    assert len(np.unique(seen)) > 50  # no constant
     for action in seen:
         assert action in env.action_space
     given = np.array(env.unwrapped.given)  # [T, N, axes]
@@ -331,7 +322,7 @@ def test_act_plays_as_the_rollout_does_where_actions_are_clipped(module, kwargs,
     for by_hand in (False, True):
         env = envs.make("Own-v0", 6, **kwargs)
         agent = make_agent(module, env, action_scale=5.0)
-        torch.nn.init.normal_(agent.policy.weight)  # so that what is seen counts
+        torch.nn.init.normal_(agent.policy.weight, 0, 0.1)  # so that what is seen counts
         tasks = env.sample_tasks(6, 0)
         torch.manual_seed(1)
         if by_hand:
@@ -554,10 +545,9 @@ class Goal:
     places: list
 
 
-def draw(kind, rng):
-    """A task, as somebody's sample_task may give it."""
-    number = int(rng.integers(1, 5))
-    tasks = {
+def possible_tasks(number):
+    """Tasks, as somebody's sample_task may give them."""
+    return {
         "tuple": ("red", number),
         "boolean and number": (number > 2, 0.3),
         "pair of numbers": (number, 0.5),
@@ -583,39 +573,16 @@ def draw(kind, rng):
         "object": Goal("red", [number]),
         "empty": (),
     }
-    return tasks[kind]
 
 
-KINDS = [
-    "tuple",
-    "boolean and number",
-    "pair of numbers",
-    "large",
-    "larger",
-    "list",
-    "list of one length",
-    "nested",
-    "dict",
-    "nothing or number",
-    "nothing",
-    "text",
-    "bytes",
-    "boolean",
-    "whole",
-    "float",
-    "array",
-    "array of its own length",
-    "array in a tuple",
-    "scalar",
-    "scalar boolean",
-    "scalar of bytes",
-    "object",
-    "empty",
-]
-# what numpy holds as it is, or would make longer, shorter or another thing
-OBJECTS = [
-    kind for kind in KINDS if kind not in ("whole", "float", "array") and "scalar" not in kind
-]
+def draw(kind, rng):
+    """A task of that kind."""
+    return possible_tasks(int(rng.integers(1, 5)))[kind]
+
+
+KINDS = list(possible_tasks(1))
+NUMBERS = ["whole", "float", "array", "scalar", "scalar boolean", "scalar of bytes"]
+OBJECTS = [kind for kind in KINDS if kind not in NUMBERS]  # which numpy would change
 
 
 def describe(task):
@@ -678,9 +645,8 @@ class Told(Base):
         return self.code / 10
 
 
-def assert_told(env, tasks):
-    """Each sub-environment gets the task as it is, at the first reset and at later ones."""
-    codes = [code(task) for task in tasks]
+def assert_told(env, tasks, codes):
+    """Each sub-environment gets the task of its code, at the first reset and at later ones."""
     before = [describe(task) for task in tasks]
     for _ in range(2):
         obs, _ = env.reset(seed=0, options={"tasks": tasks})
@@ -701,19 +667,17 @@ def test_reset_gets_what_sample_task_gave(kind, register):
     given = [Told(kind).sample_task(rng) for _ in range(2)]
     tasks = env.sample_tasks(2, 7)
     assert len(tasks) == 2
-    assert [code(task) for task in given] == [code(task) for task in list(tasks)] or (
-        kind not in OBJECTS  # numpy may hold those, if reset gets them back
-    )
-    assert_told(env, np.repeat(tasks, 2, axis=0))
-    obs, _ = env.reset(seed=0, options={"tasks": np.repeat(tasks, 2, axis=0)})
-    assert obs[:, 0].tolist() == [code(given[0])] * 2 + [code(given[1])] * 2
+    first = code(given[0])
+    second = code(given[1])
+    assert_told(env, np.repeat(tasks, 2, axis=0), [first, first, second, second])
 
 
 @pytest.mark.parametrize("kind", ["mixed", "boolean and number", "dict", "large"])
 def test_reset_gets_what_sample_task_gave_in_processes_too(kind, register):
     register(Told)
     env = envs.make("Own-v0", 3, kind=kind, vectorization_mode="async")
-    assert_told(env, env.sample_tasks(3, 7))
+    tasks = env.sample_tasks(3, 7)
+    assert_told(env, tasks, [code(task) for task in tasks])
     env.close()
 
 
@@ -735,7 +699,7 @@ def test_tasks_may_be_named_in_a_list(kind, register):
     env = envs.make("Own-v0", 3, kind=kind)
     rng = np.random.default_rng(1)
     tasks = [draw(kind, rng) for _ in range(3)]
-    assert_told(env, tasks)
+    assert_told(env, tasks, [code(task) for task in tasks])
     refused(lambda: env.reset(options={"tasks": tasks[:2]}), "tasks must")
 
 
@@ -1175,20 +1139,19 @@ class WorthBatch(envs.TaskVectorEnv):
 def assert_by_task(result, run, tasks):
     """eval.json has the return for each of the tasks that were drawn, and the summary is theirs."""
     steps = 10 * len(result["return_by_episode"])  # each episode of a trial counts
-    text = {str(task): steps * worth(task) for task in tasks}
-    found = json.loads((run / "eval.json").read_text())["return_by_task"]
-    assert set(found) == set(text)
-    for name, mean in found.items():
-        assert mean == pytest.approx(text[name])
+    right = {str(task): pytest.approx(steps * worth(task)) for task in tasks}
+    assert json.loads((run / "eval.json").read_text())["return_by_task"] == right
 
 
 @every_script
 @pytest.mark.parametrize("name", ["levels", "directions", "names", "dicts", "pairs", "places"])
 def test_few_tasks_are_not_called_new_and_have_a_return_each(module, name, register, capsys):
     register(Worth)
-    result, run = train(module, env_kwargs={"tasks": name}, eval_trials=30)
+    result, run = train(module, env_kwargs={"tasks": name}, eval_trials=12)
     assert "new tasks" not in capsys.readouterr().out
-    assert_by_task(result, run, LISTS[name])
+    tasks = envs.make("Own-v0", tasks=name).sample_tasks(12, [1, 0])
+    assert len({str(task) for task in tasks}) == len(LISTS[name])
+    assert_by_task(result, run, tasks)
 
 
 @every_script
@@ -1196,7 +1159,7 @@ def test_two_directions_of_a_vector_environment_are_few(module, register, capsys
     register(WorthBatch)
     result, run = train(module, eval_trials=12)
     assert "new tasks" not in capsys.readouterr().out
-    assert_by_task(result, run, [-1.0, 1.0])
+    assert_by_task(result, run, np.array([-1.0, 1.0]))
 
 
 def test_the_returns_of_the_tasks_are_means_over_their_trials(register):
@@ -1427,6 +1390,8 @@ class Typed(Base):
         reward = self.task
         ended = self.time == 3
         obs = self.look()
+        if self.task == 0.25:
+            return obs, reward, ended, False, {}  # this one is as it should be
         if self.kind == "array of one":
             return obs, np.array([reward]), np.array([ended]), np.array([False]), {}
         if self.kind == "array without axes":
@@ -1525,7 +1490,7 @@ def test_a_missing_package_is_gymnasiums_own_sentence(kwargs, monkeypatch):
     "env_id, words",
     [
         ("LunarLander-v1", "Please use `LunarLander-v3` instead"),
-        ("Taxi-v2", "deprecated. Please use `Taxi"),
+        ("Taxi-v3", "Please use `Taxi-v4` instead"),
         ("CartPole-v9", "provides versioned environments"),
     ],
 )
@@ -1569,7 +1534,7 @@ class FaultyBatch(envs.Bandit):
 FAULTS = [
     ("value", ValueError, "no map of this size"),
     ("key", KeyError, "9x9"),
-    ("type", TypeError, "int\(\) argument must be"),
+    ("type", TypeError, "argument must be"),
     ("call", TypeError, "keyword argument"),
     ("import", ModuleNotFoundError, "no_such_package"),
 ]
@@ -1613,7 +1578,7 @@ def test_a_map_that_frozen_lake_does_not_have_is_its_own_error_with_a_note():
         (maml_trpo, "CartPole-v1"),
         (rl2_ppo, "CartPole-v1"),
         (snail_ppo, "CartPole-v1"),
-        (rl2_ppo, "Taxi-v3"),
+        (rl2_ppo, "Taxi-v4"),
     ],
 )
 def test_gymnasiums_own_environments_train_with_levels(module, env_id, register):
