@@ -626,10 +626,10 @@ def test_actions_are_in_the_space_of_the_environment(env_id, monkeypatch):
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: envs.make("Bandt-v0"), "Unknown environment 'Bandt-v0'"),
-        (lambda: envs.make("no_such_module:X-v0"), "Cannot import"),
-        (lambda: envs.make("Bandit-v0", num_arm=3), "does not take these arguments"),
-        (lambda: envs.make("AntDir-v0", body="Dog"), "does not take these arguments"),
+        (lambda: envs.make("Bandt-v0"), "Cannot make 'Bandt-v0'.* doesn't exist"),
+        (lambda: envs.make("no_such_module:X-v0"), "No module named"),
+        (lambda: envs.make("Bandit-v0", num_arm=3), "unexpected keyword argument 'num_arm'"),
+        (lambda: envs.make("AntDir-v0", body="Dog"), "multiple values for argument 'body'"),
         (lambda: envs.make("Bandit-v0", num_arms=0), "num_arms must be"),
         (lambda: envs.make("Bandit-v0", num_arms="many"), "num_arms must be"),
         (lambda: envs.make("Bandit-v0", num_envs=0), "num_envs must be"),
@@ -834,7 +834,7 @@ class Matrix(envs.Bandit):
     [
         (NextStep, "SAME_STEP"),
         (FromOne, "numbered from 0"),
-        (Matrix, "or Box .actions: one axis."),
+        (Matrix, "Box .actions: one axis."),
     ],
 )
 def test_environments_that_would_be_misread_are_refused(entry_point, words, register):
