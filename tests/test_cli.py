@@ -530,7 +530,8 @@ def test_examples_of_own_tasks_train_from_the_command_line(script, module, in_tm
         arguments += " --episodes-per-trial 2"
     is_slow = module in ("redball", "traffic")
     if is_slow:
-        arguments += f" --env-kwargs levels True --eval-trials 2 {LENGTH[script]} 1 --num-envs 2"
+        arguments += f" --eval-trials 2 {LENGTH[script]} 1 --num-envs 2"
+        arguments += " --env-kwargs levels True max_episode_steps 8"
     env_id = f"{module}:{IDS[module]}"
     message = run_here(script, f"{arguments} --env-id {env_id}", monkeypatch)
     assert message is None

@@ -448,7 +448,9 @@ def test_adaptation_is_pure():
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
 def test_meta_gradient_against_finite_differences(env_id, num_inner_steps):
     """Differences of the meta-objective by hand, task by task and parameter by parameter."""
-    policy, params, batches, args = make(env_id, num_inner_steps=num_inner_steps, inner_lr=0.5)
+    policy, params, batches, args = make(
+        env_id, num_tasks=2, hidden_size=4, num_inner_steps=num_inner_steps, inner_lr=0.5
+    )
     gradient = meta_gradient(policy, params, batches, args)
 
     def objective(theta):
