@@ -79,16 +79,19 @@ def in_tmp(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "script, arguments",
     [
-        ("rl2_ppo", "--hidden-size 32 --total-timesteps 800_000"),
-        ("snail_ppo", "--sizes 16 16 16 16 --total-timesteps 500_000"),
+        ("rl2_ppo", "--hidden-size 32 --learning-rate 0.02 --total-timesteps 300_000"),
+        ("snail_ppo", "--sizes 16 8 16 16 --learning-rate 0.01 --total-timesteps 200_000"),
     ],
 )
-def test_it_learns_to_learn(script, arguments, tmp_path):
-    """A small setting: 3 arms, 6 pulls. Random earns 3.00, the Bayes-optimal policy 3.88."""
+def test_it_learns_to_learn(script, arguments, in_tmp, monkeypatch):
+    """A small setting: 3 arms, 6 pulls. Random earns 3.00, the Bayes-optimal policy 3.68.
+
+    Seeds 1 to 5 come to 3.65 or more.
+    """
     arguments += " --env-kwargs num_arms 3 --episodes-per-trial 6 --num-envs 500"
-    done = run(script, f"{arguments} --num-minibatches 4 --eval-trials 10_000", tmp_path)
-    assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.glob("runs/*/eval.json")
+    arguments += " --num-minibatches 4 --eval-trials 10_000"
+    assert run_here(script, arguments, monkeypatch) is None
+    (path,) = in_tmp.glob("runs/*/eval.json")
     result = json.loads(path.read_text())
     # The best of three arms pays 3/4 on average, in each of 6 pulls; standard error below 0.01.
     assert 6 * 3 / 4 - result["regret_mean"] > 3.6
