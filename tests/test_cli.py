@@ -156,6 +156,7 @@ KILLING = """
 import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import torch
+import torch._dynamo  # as the optimizer does: once, not in every child
 import rl2_ppo
 torch.set_num_threads(1)  # a child of fork has none of its parent's threads
 

@@ -280,7 +280,7 @@ def test_the_command_line_draws_into_a_folder(tmp_path, monkeypatch, capsys):
 
 def test_a_mistake_from_the_command_line_is_one_line_and_no_traceback(tmp_path):
     command = [sys.executable, pictures.__file__, "nowhere.pt"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "nowhere.pt is no readable checkpoint" in done.stderr
     assert len(done.stderr.splitlines()) == 1
