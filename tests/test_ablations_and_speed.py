@@ -139,10 +139,30 @@ def test_every_measurement_of_processes_runs(name, tmp_path, monkeypatch):
     assert counts == [1, 2]
 
 
-def test_launch_starts_processes():
-    options = ["--no-cuda", "--num-iterations", "1", "--meta-batch-size", "2"]
-    options += ["--episodes-per-task", "1", "--eval-trials", "2", "--eval-episodes", "1"]
-    assert speed.launch(speed.maml_trpo, 2, options) > 0
+STAND_IN = """
+import json, os, sys
+from pathlib import Path
+folder = Path("runs/maml_trpo")
+folder.mkdir(parents=True, exist_ok=True)
+names = ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
+rank, *others = [os.environ[name] for name in names]
+Path(os.environ["RECORD"] + rank).write_text(" ".join([*others, *sys.argv[1:]]))
+if rank == "0":
+    (folder / "eval.json").write_text(json.dumps({"wall_seconds": 1.5}))
+"""
+
+
+def test_launch_starts_processes(tmp_path, monkeypatch):
+    """With a program in place of the script, which tells how it was started."""
+    (tmp_path / "maml_trpo.py").write_text(STAND_IN)
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
+    monkeypatch.setenv("RECORD", f"{tmp_path}/rank")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert speed.launch(speed.maml_trpo, 2, ["--no-cuda", "--num-iterations", "1"]) == 1.5
+    for rank in range(2):
+        started = (tmp_path / f"rank{rank}").read_text()
+        assert started == "2 1 --no-cuda --num-iterations 1"
+    assert not (tmp_path / "rank2").exists()
 
 
 def test_exchanged_numbers_are_those_that_are_averaged(monkeypatch, tmp_path):

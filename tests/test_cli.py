@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import imageio.v3
@@ -60,6 +61,11 @@ def run_here(script, arguments, monkeypatch):
         return end.code
 
 
+def with_ctrl_c():
+    """Ctrl-C stops the process, even if the tests run in the background, where nothing hears it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -73,16 +79,19 @@ def in_tmp(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "script, arguments",
     [
-        ("rl2_ppo", "--hidden-size 32 --total-timesteps 800_000"),
-        ("snail_ppo", "--sizes 16 16 16 16 --total-timesteps 500_000"),
+        ("rl2_ppo", "--hidden-size 32 --learning-rate 0.02 --total-timesteps 300_000"),
+        ("snail_ppo", "--sizes 16 8 16 16 --learning-rate 0.01 --total-timesteps 200_000"),
     ],
 )
-def test_it_learns_to_learn(script, arguments, tmp_path):
-    """A small setting: 3 arms, 6 pulls. Random earns 3.00, the Bayes-optimal policy 3.88."""
+def test_it_learns_to_learn(script, arguments, in_tmp, monkeypatch):
+    """A small setting: 3 arms, 6 pulls. Random earns 3.00, the Bayes-optimal policy 3.68.
+
+    Seeds 1 to 5 come to 3.65 or more.
+    """
     arguments += " --env-kwargs num_arms 3 --episodes-per-trial 6 --num-envs 500"
-    done = run(script, f"{arguments} --num-minibatches 4 --eval-trials 10_000", tmp_path)
-    assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.glob("runs/*/eval.json")
+    arguments += " --num-minibatches 4 --eval-trials 10_000"
+    assert run_here(script, arguments, monkeypatch) is None
+    (path,) = in_tmp.glob("runs/*/eval.json")
     result = json.loads(path.read_text())
     # The best of three arms pays 3/4 on average, in each of 6 pulls; standard error below 0.01.
     assert 6 * 3 / 4 - result["regret_mean"] > 3.6
@@ -100,50 +109,54 @@ def test_it_learns_to_learn(script, arguments, tmp_path):
         ("snail_ppo", "Bandit-v0", "regret_stderr  "),
     ],
 )
-def test_a_run_and_its_summary(script, env_id, words, tmp_path):
-    done = run(script, f"{TINY[script]} {SHORT[script]}", tmp_path)
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
+def test_a_run_and_its_summary(script, env_id, words, in_tmp, monkeypatch, capsys):
+    assert run_here(script, f"{TINY[script]} {SHORT[script]}", monkeypatch) is None
+    (folder,) = (in_tmp / "runs").iterdir()
     assert re.fullmatch(rf"{env_id}__{script}__1__\d+", folder.name)
     names = {path.name for path in folder.iterdir()}
     assert {"args.json", "checkpoint.pt", "eval.json"} <= names
     assert any(name.startswith("events") for name in names)
     checkpoint = f"runs/{folder.name}/checkpoint.pt"
+    output = capsys.readouterr().out
     for expected in (words, "new tasks:", f"python benchmark/pictures.py {checkpoint}"):
-        assert expected in done.stdout
+        assert expected in output
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_ctrl_c_says_how_to_go_on_and_resume_does(script, tmp_path):
+def test_ctrl_c_says_how_to_go_on_and_resume_does(script, in_tmp, monkeypatch):
     process = subprocess.Popen(
         command(script, f"{TINY[script]} {LENGTH[script]} 100000000"),
-        cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=with_ctrl_c,
     )
-    while not list(tmp_path.glob("runs/*/checkpoint.pt")):
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    try:
+        while not list(in_tmp.glob("runs/*/checkpoint.pt")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
     assert process.returncode == 1
     assert "Traceback" not in stderr
-    assert f"python {script}.py --resume {checkpoint.relative_to(tmp_path)}" in stderr
+    assert f"python {script}.py --resume {checkpoint.relative_to(in_tmp)}" in stderr
     saved = torch.load(checkpoint, weights_only=True)
     length = saved["iteration"] + 2 if script == "maml_trpo" else saved["global_step"] + 320
-    done = run(script, f"--resume {checkpoint} {LENGTH[script]} {length}", tmp_path)
-    assert done.returncode == 0, done.stderr
+    resume = f"--resume {checkpoint} {LENGTH[script]} {length}"
+    assert run_here(script, resume, monkeypatch) is None
     result = json.loads((checkpoint.parent / "eval.json").read_text())
     assert result["global_step"] > saved["global_step"]
-    assert len(list(tmp_path.glob("runs/*"))) == 1
+    assert len(list(in_tmp.glob("runs/*"))) == 1
 
 
 KILLING = """
 import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import torch
+import torch._dynamo  # as the optimizer does: once, not in every child
 import rl2_ppo
 torch.set_num_threads(1)  # a child of fork has none of its parent's threads
 
@@ -176,7 +189,6 @@ def newest():
 
 save = torch.save
 assert os.waitpid(child("whole"), 0)[1] == 0
-assert os.waitpid(child("again"), 0)[1] == 0
 chance = random.Random(0)
 for kill in range(10):
     saved = checkpoints()
@@ -194,8 +206,8 @@ assert os.waitpid(child("killed", str(checkpoints()[-1])), 0)[1] == 0
 
 
 def test_killed_at_ten_moments_and_resumed_equals_never_stopped(tmp_path):
-    """SIGKILL at random moments and in the midst of writing; one seed twice is the same."""
-    settings = {"total_timesteps": 16 * 10 * 150, "num_envs": 16, "num_minibatches": 2}
+    """SIGKILL at random moments and in the midst of writing."""
+    settings = {"total_timesteps": 16 * 10 * 60, "num_envs": 16, "num_minibatches": 2}
     settings |= {"hidden_size": 8, "checkpoint_seconds": 1e-9, "cuda": False, "eval_trials": 20}
     done = subprocess.run(
         [sys.executable, "-c", KILLING, json.dumps(settings)],
@@ -208,17 +220,16 @@ def test_killed_at_ten_moments_and_resumed_equals_never_stopped(tmp_path):
     assert done.returncode == 0, done.stderr
     results = []
     agents = []
-    for name in ("whole", "again", "killed"):
+    for name in ("whole", "killed"):
         (path,) = tmp_path.glob(f"runs/*__{name}__*/eval.json")
         result = json.loads(path.read_text())
         for key in ("wall_seconds", "exp_name", "resume"):
             del result[key]
         results.append(result)
         agents.append(torch.load(path.parent / "checkpoint.pt", weights_only=True)["agent"])
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
     for name, tensor in agents[0].items():
         assert torch.equal(tensor, agents[1][name])
-        assert torch.equal(tensor, agents[2][name])
 
 
 # ---------------------------------------------------------------------------------------- bad input
@@ -380,53 +391,62 @@ def test_bad_input_is_one_clear_sentence(
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_mistake_from_the_command_line_is_one_line_and_no_traceback(script, tmp_path):
+def test_a_mistake_from_the_command_line_is_one_line_and_no_traceback(
+    script, tmp_path, monkeypatch, capsys
+):
     done = run(script, "--gamma 1.1", tmp_path)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: gamma, gae_lambda and ")
     assert not list(tmp_path.iterdir())
-    done = run(script, "--gama 1", tmp_path)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert "--gama" in done.stderr
+    assert run_here(script, "--gama 1", monkeypatch) == 2
+    assert "--gama" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_fault_in_a_users_environment_keeps_its_traceback(mode, tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
+def test_a_fault_in_a_users_environment_keeps_its_traceback(mode, in_tmp, monkeypatch):
+    (in_tmp / "own.py").write_text(OWN)
     arguments = f"{TINY['rl2_ppo']} --env-id own:Raises-v0 --env-kwargs vectorization_mode {mode}"
-    done = run("rl2_ppo", arguments, tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 1
+    if mode == "async":  # gymnasium prints the traceback of the other process
+        done = run("rl2_ppo", arguments, in_tmp, env=os.environ | {"PYTHONPATH": str(in_tmp)})
+        assert done.returncode == 1
+        stderr = done.stderr
+    else:
+        try:
+            with pytest.raises(KeyError) as error:
+                run_here("rl2_ppo", arguments, monkeypatch)
+        finally:
+            sys.modules.pop("own", None)
+        stderr = "".join(traceback.format_exception(error.value))
     for words in ("Traceback", 'own.py", line', "in step", "wheels", "Stopped in iteration 1."):
-        assert words in done.stderr
-    assert re.search(r"In sub-environment \d+, whose task is 0\.", done.stderr)
-    assert not (tmp_path / "runs").exists()
+        assert words in stderr
+    assert re.search(r"In sub-environment \d+, whose task is 0\.", stderr)
+    assert not (in_tmp / "runs").exists()
 
 
-def test_no_space_left_is_one_sentence_and_the_former_checkpoint_is_whole(checkpoints, tmp_path):
-    checkpoint = tmp_path / "runs" / "full" / "checkpoint.pt"
+def test_no_space_left_is_one_sentence_and_the_former_checkpoint_is_whole(
+    checkpoints, in_tmp, monkeypatch
+):
+    checkpoint = in_tmp / "runs" / "full" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     good = (checkpoints / "rl2_ppo" / "good.pt").read_bytes()
     checkpoint.write_bytes(good)
     room = len(good) // 2  # no file may grow larger
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-
-    arguments = f"--resume {checkpoint} --total-timesteps 640"
-    done = run("rl2_ppo", arguments, tmp_path, preexec_fn=limit)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert f"error: Cannot write {checkpoint}" in done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        arguments = f"--resume {checkpoint} --total-timesteps 640"
+        message = run_here("rl2_ppo", arguments, monkeypatch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert message.startswith(f"error: Cannot write {checkpoint}")
     assert checkpoint.read_bytes() == good
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence():
-    done = run("rl2_ppo", f"{TINY['rl2_ppo']} {SHORT['rl2_ppo']}", "/proc")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "error: Cannot write runs/" in done.stderr
+def test_a_folder_that_cannot_be_written_is_one_sentence(monkeypatch):
+    monkeypatch.chdir("/proc")
+    message = run_here("rl2_ppo", f"{TINY['rl2_ppo']} {SHORT['rl2_ppo']}", monkeypatch)
+    assert message.startswith("error: Cannot write runs/")
 
 
 def test_resume_takes_the_runs_env_kwargs_with_and_without_the_flag(in_tmp, monkeypatch):
@@ -473,11 +493,10 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), 
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_the_readmes_examples_run_as_they_stand(snippet):
-    program = [sys.executable, "-c", snippet]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+def test_the_readmes_examples_run_as_they_stand(snippet, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(snippet, {"__name__": "__main__"})
+    assert capsys.readouterr().out
 
 
 EXAMPLES = (ROOT / "docs/environments.md").read_text().split("## A task of your own")[1]
@@ -515,7 +534,8 @@ def test_examples_of_own_tasks_train_from_the_command_line(script, module, in_tm
         arguments += " --episodes-per-trial 2"
     is_slow = module in ("redball", "traffic")
     if is_slow:
-        arguments += f" --env-kwargs levels True --eval-trials 2 {LENGTH[script]} 1 --num-envs 2"
+        arguments += f" --eval-trials 2 {LENGTH[script]} 1 --num-envs 2"
+        arguments += " --env-kwargs levels True max_episode_steps 8"
     env_id = f"{module}:{IDS[module]}"
     message = run_here(script, f"{arguments} --env-id {env_id}", monkeypatch)
     assert message is None

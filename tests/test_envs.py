@@ -255,7 +255,7 @@ def test_locomotion_equals_gymnasiums_simulation(env_id):
     rng = np.random.default_rng(0)
     terminations = 0
     truncations = 0
-    for _ in range(300):
+    for _ in range(150):
         actions = rng.uniform(-1.2, 1.2, env.action_space.shape)  # beyond the limits
         actions = actions.astype(np.float32)
         clipped = actions.clip(-1, 1)

@@ -448,7 +448,9 @@ def test_adaptation_is_pure():
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
 def test_meta_gradient_against_finite_differences(env_id, num_inner_steps):
     """Differences of the meta-objective by hand, task by task and parameter by parameter."""
-    policy, params, batches, args = make(env_id, num_inner_steps=num_inner_steps, inner_lr=0.5)
+    policy, params, batches, args = make(
+        env_id, num_tasks=2, hidden_size=4, num_inner_steps=num_inner_steps, inner_lr=0.5
+    )
     gradient = meta_gradient(policy, params, batches, args)
 
     def objective(theta):
@@ -1010,8 +1012,8 @@ def test_an_update_that_is_not_finite_stops_the_run_and_the_checkpoint_is_whole(
 
 
 def test_it_learns_to_adapt(in_tmp):
-    """15 seconds: one gradient step in a new task halves the distance to a goal it cannot know."""
-    args = Args(num_iterations=12, eval_trials=50, eval_episodes=20)
+    """Seconds: one gradient step in a new task halves the distance to a goal it cannot know."""
+    args = Args(num_iterations=12, meta_batch_size=10, eval_trials=50, eval_episodes=10)
     result = maml_trpo.train(args)
     before, after = result["return_by_gradient_step"][:2]
     stderr = np.hypot(*result["return_by_gradient_step_stderr"][:2])

@@ -269,19 +269,18 @@ def test_bad_input_is_one_sentence(arguments, words, tmp_path, monkeypatch):
     assert len(end.value.code.splitlines()) == 1
 
 
-def run(*arguments, cwd):
-    """The program in a process of its own."""
-    command = [sys.executable, pictures.__file__, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
-
-
-def test_the_command_line_draws_into_a_folder_or_says_what_is_wrong(tmp_path):
+def test_the_command_line_draws_into_a_folder(tmp_path, monkeypatch, capsys):
     path = checkpoint(tmp_path, rl2_ppo, "Bandit-v0")
-    done = run(str(path), "new/folder", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "new/folder/heatmap.png" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pictures.py", str(path), "new/folder"])
+    runpy.run_path(pictures.__file__, run_name="__main__")
+    assert "new/folder/heatmap.png" in capsys.readouterr().out
     assert (tmp_path / "new/folder/heatmap.png").exists()
-    done = run("nowhere.pt", cwd=tmp_path)
+
+
+def test_a_mistake_from_the_command_line_is_one_line_and_no_traceback(tmp_path):
+    command = [sys.executable, pictures.__file__, "nowhere.pt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "nowhere.pt is no readable checkpoint" in done.stderr
     assert len(done.stderr.splitlines()) == 1

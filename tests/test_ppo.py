@@ -457,7 +457,7 @@ def difference(function, parameter, direction):
     [("mdp", True), ("early ends", True), ("bandit", False)],
 )
 def test_loss_and_gradient_against_a_loop_and_finite_differences(module, name, norm_adv):
-    agent, data = make_batch(module, name, 5, 3, norm_adv=norm_adv)
+    agent, data = make_batch(module, name, 4, 2, norm_adv=norm_adv)
     assert data["valid"].all() == (name != "early ends")
     agent.double()
     args = agent.args

@@ -17,7 +17,11 @@ import maml_trpo
 import rl2_ppo
 import snail_ppo
 
+# They share a launch, so one worker of xdist takes them all.
+pytestmark = pytest.mark.xdist_group("processes")
+
 ROOT = Path(__file__).parent.parent
+SCRIPTS = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 NAVIGATION = {"env_id": "Navigation2D-v0", "env_kwargs": {"horizon": 6}}
 PPO = NAVIGATION | {"num_envs": 6, "num_minibatches": 1, "update_epochs": 1}
@@ -28,32 +32,44 @@ SETTINGS = {
     "snail_ppo": PPO | {"sizes": [8, 4, 4, 4]},
 }
 
+# A run of RL^2 that is killed and resumed, and one that is not.
+RUN = "--no-cuda --num-envs 16 --num-minibatches 2 --hidden-size 8 --eval-trials 20 --norm-obs"
+RUN += " --env-id Navigation2D-v0 --env-kwargs horizon 5 --checkpoint-seconds 1e-9"
+RUN += " --total-timesteps 16000 --exp-name"
+
 PROGRAM = """
-import json, sys, time
-import torch, torch.distributed as dist
-import test_processes
+import runpy, sys
+import torch, torch.distributed as dist, tyro
+import maml_trpo, rl2_ppo, snail_ppo, test_processes
 dist.init_process_group()
 rank = dist.get_rank()
-script = __import__(sys.argv[1])
-settings = json.loads(sys.argv[2])
-shares = torch.load("shares.pt", weights_only=True)
-torch.save(test_processes.updated(script, settings, shares[rank]), f"updated-{rank}.pt")
+rl2_ppo.train(tyro.cli(rl2_ppo.Args, args=[*test_processes.RUN.split(), "whole"]))
 
-update = script.update
+def watched(update, name):
+    def watch(agent, *rest):
+        result = update(agent, *rest)
+        state = result[0] if name == "maml_trpo" else agent.state_dict()
+        torch.save(state, f"{name}-trained-{rank}.pt")
+        return result
+    return watch
 
-def watched(agent, *rest):
-    result = update(agent, *rest)
-    state = result[0] if sys.argv[1] == "maml_trpo" else agent.state_dict()
-    torch.save(state, f"trained-{rank}.pt")
-    return result
+for script in (maml_trpo, rl2_ppo, snail_ppo):
+    name = script.ALGORITHM
+    settings = test_processes.SETTINGS[name]
+    shares = torch.load(f"{name}-shares.pt", weights_only=True)
+    updated = test_processes.updated(script, settings, shares[rank])
+    torch.save(updated, f"{name}-updated-{rank}.pt")
+    length = {"num_iterations": 3}
+    if script is not maml_trpo:  # several minibatches; epochs that end early: in both or in none
+        length = {"total_timesteps": 200}
+        length |= {"num_minibatches": 3, "update_epochs": 3, "target_kl": 1e-6}
+    script.update = watched(script.update, name)
+    script.train(script.Args(**settings | length, eval_trials=4, cuda=False))
 
-script.update = watched
-length = {"num_iterations": 3}
-if sys.argv[1] != "maml_trpo":  # several minibatches, and epochs that end early: in both or in none
-    length = {"total_timesteps": 200, "num_minibatches": 3, "update_epochs": 3, "target_kl": 1e-6}
-script.train(script.Args(**settings | length, eval_trials=4, cuda=False))
-dist.destroy_process_group()
-time.sleep(1)  # as the scripts do
+# The script as torchrun starts it, but that the processes know each other already.
+dist.init_process_group = lambda: None
+sys.argv[0] = "rl2_ppo.py"
+runpy.run_path(rl2_ppo.__file__, run_name="__main__")
 """
 
 
@@ -124,39 +140,6 @@ def step_of_the_mean_gradient(script, settings, shares):
     return parameters
 
 
-@pytest.mark.parametrize("script", [maml_trpo, rl2_ppo, snail_ppo])
-def test_two_processes_take_the_step_of_the_mean_gradient_and_stay_alike(script, tmp_path):
-    settings = SETTINGS[script.ALGORITHM]
-    shares = [sampled(script, settings, seed) for seed in range(2)]
-    torch.save(shares, tmp_path / "shares.pt")
-    (tmp_path / "program.py").write_text(PROGRAM)
-    path = f"{ROOT}:{Path(__file__).parent}"
-    done = subprocess.run(
-        [*TORCHRUN, "program.py", script.ALGORITHM, json.dumps(settings)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr
-    for kind in ("updated", "trained"):
-        first = torch.load(tmp_path / f"{kind}-0.pt", weights_only=True)
-        second = torch.load(tmp_path / f"{kind}-1.pt", weights_only=True)
-        assert all(torch.equal(first[name], second[name]) for name in first)  # moments included
-    first = torch.load(tmp_path / "updated-0.pt", weights_only=True)
-    expected = step_of_the_mean_gradient(script, settings, shares)
-    alone = updated(script, settings, shares[0])
-    for name, tensor in expected.items():
-        torch.testing.assert_close(first[name], tensor, atol=1e-6, rtol=1e-5)
-    assert max((first[name] - alone[name]).abs().max() for name in expected) > 1e-4
-    assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 1  # one process writes
-    (result,) = tmp_path.glob("runs/*/eval.json")
-    steps = json.loads(result.read_text())["global_step"]  # of both processes
-    most = 3 * 2 * 4 * 4 * 6
-    assert steps == most if script is maml_trpo else 200 <= steps < 200 + 2 * 3 * 2 * 6
-
-
 def start(arguments, cwd):
     """RL^2 in two processes, as far as its first checkpoint: torchrun's process, the two others."""
     process = subprocess.Popen(
@@ -177,29 +160,83 @@ def start(arguments, cwd):
     return process, workers
 
 
-def test_killed_and_resumed_equals_never_stopped(tmp_path):
-    """One process is killed: the other ends, the checkpoint is whole, the run goes on from it."""
-    tiny = "--no-cuda --num-envs 16 --num-minibatches 2 --hidden-size 8 --eval-trials 20"
-    tiny += " --env-id Navigation2D-v0 --env-kwargs horizon 5 --norm-obs --checkpoint-seconds 1e-9"
-    tiny += " --total-timesteps 16000 --exp-name"
-    process, workers = start(f"{tiny} cut", tmp_path)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run of which one process was killed: its checkpoint, its step, how the other one ended."""
+    folder = tmp_path_factory.mktemp("processes")
+    process, workers = start(f"{RUN} cut", folder)
     try:
         os.kill(workers[1], signal.SIGKILL)
-        assert process.wait(timeout=30) != 0
-        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+        status = process.wait(timeout=30)
     finally:
         process.kill()
-    (checkpoint,) = tmp_path.glob("runs/*__cut__*/checkpoint.pt")
-    assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] < 16_000
-    for arguments in (f"{tiny} cut --resume {checkpoint}", f"{tiny} whole"):
-        command = [*TORCHRUN, str(ROOT / "rl2_ppo.py"), *arguments.split()]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-    returns = []
+    (checkpoint,) = folder.glob("runs/*__cut__*/checkpoint.pt")
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    return checkpoint, step, status, [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.fixture(scope="module")
+def trained(killed):
+    """A folder, and the data of two processes for each script. They trained there, to the end."""
+    checkpoint = killed[0]
+    folder = checkpoint.parent.parent.parent
+    shares = {}
+    for name, settings in SETTINGS.items():
+        shares[name] = [sampled(SCRIPTS[name], settings, seed) for seed in range(2)]
+        torch.save(shares[name], folder / f"{name}-shares.pt")
+    (folder / "program.py").write_text(PROGRAM)
+    path = f"{ROOT}:{Path(__file__).parent}"
+    done = subprocess.run(
+        [*TORCHRUN, "program.py", "--resume", checkpoint],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, shares
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_processes_take_the_step_of_the_mean_gradient_and_stay_alike(name, trained):
+    folder, shares = trained
+    script = SCRIPTS[name]
+    for kind in ("updated", "trained"):
+        first = torch.load(folder / f"{name}-{kind}-0.pt", weights_only=True)
+        second = torch.load(folder / f"{name}-{kind}-1.pt", weights_only=True)
+        # moments included
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    first = torch.load(folder / f"{name}-updated-0.pt", weights_only=True)
+    expected = step_of_the_mean_gradient(script, SETTINGS[name], shares[name])
+    alone = updated(script, SETTINGS[name], shares[name][0])
+    for key, tensor in expected.items():
+        torch.testing.assert_close(first[key], tensor, atol=1e-6, rtol=1e-5)
+    assert max((first[key] - alone[key]).abs().max() for key in expected) > 1e-4
+    (run,) = folder.glob(f"runs/*__{name}__*")
+    assert (run / "checkpoint.pt").exists()
+    assert len(list(run.glob("events.*"))) == 1  # one process writes
+    steps = json.loads((run / "eval.json").read_text())["global_step"]  # of both processes
+    most = 3 * 2 * 4 * 4 * 6
+    assert steps == most if script is maml_trpo else 200 <= steps < 200 + 2 * 3 * 2 * 6
+
+
+def test_one_process_is_killed_and_the_other_ends(killed):
+    """The checkpoint is whole."""
+    _, step, status, alive = killed
+    assert status != 0
+    assert not alive
+    assert 0 < step < 16_000
+
+
+def test_killed_and_resumed_equals_never_stopped(trained):
+    folder, _ = trained
+    results = []
     agents = []
     for name in ("cut", "whole"):
-        (result,) = tmp_path.glob(f"runs/*__{name}__*/eval.json")
-        returns.append(json.loads(result.read_text())["return_by_episode"])
-        agents.append(torch.load(result.parent / "checkpoint.pt", weights_only=True)["agent"])
-    assert returns[0] == returns[1]
+        (run,) = folder.glob(f"runs/*__{name}__*")
+        result = json.loads((run / "eval.json").read_text())
+        results.append((result["return_by_episode"], result["global_step"]))
+        agents.append(torch.load(run / "checkpoint.pt", weights_only=True)["agent"])
+    assert results[0] == results[1]
     assert all(torch.equal(tensor, agents[1][name]) for name, tensor in agents[0].items())
