@@ -197,6 +197,7 @@ for kill in range(10):
     pid = child("killed", str(saved[-1]) if saved else None, torn)
     if not torn:
         while newest() == before:
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0)  # it runs
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.03))
         os.kill(pid, signal.SIGKILL)

@@ -9,16 +9,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 import envs
 import maml_trpo
 import rl2_ppo
 import snail_ppo
-
-# They share a launch, so one worker of xdist takes them all.
-pytestmark = pytest.mark.xdist_group("processes")
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
@@ -160,47 +156,34 @@ def start(arguments, cwd):
     return process, workers
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A run of which one process was killed: its checkpoint, its step, how the other one ended."""
-    folder = tmp_path_factory.mktemp("processes")
+def kill_one(folder):
+    """Starts a run and kills one of its processes: the other one ends. Returns the checkpoint."""
     process, workers = start(f"{RUN} cut", folder)
     try:
         os.kill(workers[1], signal.SIGKILL)
-        status = process.wait(timeout=30)
+        assert process.wait(timeout=30) != 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     finally:
         process.kill()
     (checkpoint,) = folder.glob("runs/*__cut__*/checkpoint.pt")
-    step = torch.load(checkpoint, weights_only=True)["global_step"]
-    return checkpoint, step, status, [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] < 16_000  # it is whole
+    return checkpoint
 
 
-@pytest.fixture(scope="module")
-def trained(killed):
-    """A folder, and the data of two processes for each script. They trained there, to the end."""
-    checkpoint = killed[0]
-    folder = checkpoint.parent.parent.parent
-    shares = {}
-    for name, settings in SETTINGS.items():
-        shares[name] = [sampled(SCRIPTS[name], settings, seed) for seed in range(2)]
-        torch.save(shares[name], folder / f"{name}-shares.pt")
-    (folder / "program.py").write_text(PROGRAM)
-    path = f"{ROOT}:{Path(__file__).parent}"
-    done = subprocess.run(
-        [*TORCHRUN, "program.py", "--resume", checkpoint],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, shares
+def check_killed_and_resumed_equals_never_stopped(folder):
+    results = []
+    agents = []
+    for name in ("cut", "whole"):
+        (run,) = folder.glob(f"runs/*__{name}__*")
+        result = json.loads((run / "eval.json").read_text())
+        results.append((result["return_by_episode"], result["global_step"]))
+        agents.append(torch.load(run / "checkpoint.pt", weights_only=True)["agent"])
+    assert results[0] == results[1]
+    assert all(torch.equal(tensor, agents[1][name]) for name, tensor in agents[0].items())
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_two_processes_take_the_step_of_the_mean_gradient_and_stay_alike(name, trained):
-    folder, shares = trained
+def check_step_of_the_mean_gradient(name, shares, folder):
+    """Both processes took it, and stayed alike in training."""
     script = SCRIPTS[name]
     for kind in ("updated", "trained"):
         first = torch.load(folder / f"{name}-{kind}-0.pt", weights_only=True)
@@ -208,8 +191,8 @@ def test_two_processes_take_the_step_of_the_mean_gradient_and_stay_alike(name, t
         # moments included
         assert all(torch.equal(first[key], second[key]) for key in first)
     first = torch.load(folder / f"{name}-updated-0.pt", weights_only=True)
-    expected = step_of_the_mean_gradient(script, SETTINGS[name], shares[name])
-    alone = updated(script, SETTINGS[name], shares[name][0])
+    expected = step_of_the_mean_gradient(script, SETTINGS[name], shares)
+    alone = updated(script, SETTINGS[name], shares[0])
     for key, tensor in expected.items():
         torch.testing.assert_close(first[key], tensor, atol=1e-6, rtol=1e-5)
     assert max((first[key] - alone[key]).abs().max() for key in expected) > 1e-4
@@ -221,22 +204,24 @@ def test_two_processes_take_the_step_of_the_mean_gradient_and_stay_alike(name, t
     assert steps == most if script is maml_trpo else 200 <= steps < 200 + 2 * 3 * 2 * 6
 
 
-def test_one_process_is_killed_and_the_other_ends(killed):
-    """The checkpoint is whole."""
-    _, step, status, alive = killed
-    assert status != 0
-    assert not alive
-    assert 0 < step < 16_000
-
-
-def test_killed_and_resumed_equals_never_stopped(trained):
-    folder, _ = trained
-    results = []
-    agents = []
-    for name in ("cut", "whole"):
-        (run,) = folder.glob(f"runs/*__{name}__*")
-        result = json.loads((run / "eval.json").read_text())
-        results.append((result["return_by_episode"], result["global_step"]))
-        agents.append(torch.load(run / "checkpoint.pt", weights_only=True)["agent"])
-    assert results[0] == results[1]
-    assert all(torch.equal(tensor, agents[1][name]) for name, tensor in agents[0].items())
+def test_two_processes(tmp_path):
+    """All that takes two processes, in two launches: most of the time goes to their start."""
+    checkpoint = kill_one(tmp_path)
+    shares = {}
+    for name, settings in SETTINGS.items():
+        shares[name] = [sampled(SCRIPTS[name], settings, seed) for seed in range(2)]
+        torch.save(shares[name], tmp_path / f"{name}-shares.pt")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    path = f"{ROOT}:{Path(__file__).parent}"
+    done = subprocess.run(
+        [*TORCHRUN, "program.py", "--resume", checkpoint],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    for name in SETTINGS:
+        check_step_of_the_mean_gradient(name, shares[name], tmp_path)
+    check_killed_and_resumed_equals_never_stopped(tmp_path)
