@@ -202,8 +202,9 @@ class TabularMDP(TaskVectorEnv):
         check_positive(num_states=num_states, num_actions=num_actions)
         self.num_states = num_states
         self.num_actions = num_actions
-        spaces = (Discrete(num_states), Discrete(num_actions))
-        super().__init__(num_envs, horizon, *spaces, observe_task)
+        super().__init__(
+            num_envs, horizon, Discrete(num_states), Discrete(num_actions), observe_task
+        )
         # where n's rows begin in a flat table of a row per (n, s, a)
         self._first = np.arange(num_envs) * num_states * num_actions
 
@@ -315,8 +316,8 @@ class Locomotion(TaskVectorEnv):
         self._hidden = 2 if self._is_ant else 1  # coordinates of the position, which are not seen
         obs_size = self._model.nq - self._hidden + self._model.nv
         observation_space = Box(-np.inf, np.inf, (obs_size,), np.float64)
-        action_space = Box(*np.float32(self._model.actuator_ctrlrange.T))
-        super().__init__(num_envs, horizon, observation_space, action_space, observe_task)
+        actions = Box(*np.float32(self._model.actuator_ctrlrange.T))
+        super().__init__(num_envs, horizon, observation_space, actions, observe_task)
 
         self._simulations = mjbatch.Batch(self._model, num_envs)
         self._qpos = self._simulations.bind("qpos")
@@ -402,7 +403,8 @@ class KeepTask(gym.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         if self.has_process:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains,
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which has its own way to stop, too.
             seed_generators(seed)  # which are the same in all processes at first
             if "torch" in sys.modules:
                 sys.modules["torch"].manual_seed(seed)
@@ -597,7 +599,7 @@ class PolicyEnv(VectorWrapper):
         array = np.asarray(array)
         if array.shape != shape:
             raise UsageError(f"{name}s must have shape {shape}, got {array.shape}.")
-        finite = np.abs(array) <= np.finfo(np.float32).max
+        finite = np.isfinite(array.astype(np.float32))  # policies compute in it
         if finite.all():
             return
         i = np.argwhere(~finite)[0][0]  # the first sub-environment

@@ -490,9 +490,9 @@ def train(args):
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     check_arguments(args, world_size)
-    device = torch.device("cpu")
+    device = "cpu"
     if torch.cuda.is_available() and args.cuda:
-        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     num_tasks = args.meta_batch_size // world_size  # of this process
@@ -502,8 +502,8 @@ def train(args):
     iteration = 0
     global_step = 0
     start_time = time.time()
-    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = Path("runs") / run_name.replace(":", "_")
+    run_dir = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
+    run_dir = Path(run_dir.replace(":", "_"))
     if args.resume:
         saved = read_checkpoint(args.resume, device)
         for name in ("env_id", "env_kwargs", "hidden_size", "action_scale"):
@@ -535,7 +535,7 @@ def train(args):
             resume="allow",
         )
     writer = None
-    last_save = time.time()
+    last_save = start_time
 
     def save_checkpoint():
         contents = {
@@ -597,11 +597,11 @@ def train(args):
                 save_checkpoint()
     except BaseException as error:
         error.add_note(f"Stopped in iteration {iteration + 1}.")
-        if writer:  # then there is a checkpoint
+        if checkpoint_path.exists():
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
         raise
     if rank > 0:
-        return None
+        return
     save_checkpoint()
     tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
     few = env.count_tasks(tasks)  # then training saw them, too
@@ -628,8 +628,9 @@ def train(args):
         scores[name] = x.mean(0).tolist()
         stderr = x.std(0, ddof=1) / len(x) ** 0.5
         scores[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
-    result = vars(args) | scores
-    result |= {
+    result = {
+        **vars(args),
+        **scores,
         "algorithm": ALGORITHM,
         "global_step": global_step,
         "wall_seconds": wall_seconds,
@@ -648,7 +649,7 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        if str(sys.argv).count("-kwargs") > 1:
+        if str(sys.argv).count("kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]

@@ -175,9 +175,9 @@ def average(x):
 
 
 class RunningMeanStd(nn.Module):
-    """Mean and variance [size] of all batches so far; as buffers they are part of a checkpoint.
+    """Mean and variance [size] of all rows so far; as buffers they are part of a checkpoint.
 
-    Batches count the same. With several processes a batch's moments are the means of theirs.
+    With several processes each batch's moments are means of theirs: nearly those of all rows.
     """
 
     def __init__(self, size):
@@ -192,8 +192,9 @@ class RunningMeanStd(nn.Module):
         x = x.double()
         batch_mean = average(x.mean(0))
         batch_var = average(x.var(0, correction=0))
-        self.count += 1
-        weight = 1 / self.count  # of this batch
+        batch_count = average(torch.full_like(self.mean, len(x)))
+        self.count += batch_count
+        weight = batch_count / self.count
         delta = batch_mean - self.mean
         self.var = (1 - weight) * (self.var + weight * delta**2) + weight * batch_var
         self.mean += weight * delta
@@ -602,14 +603,14 @@ def train(args):
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     check_arguments(args, world_size)
-    device = torch.device("cpu")
+    device = "cpu"
     if torch.cuda.is_available() and args.cuda:
-        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     env = envs.make(args.env_id, 1, **args.env_kwargs)  # for its spaces, of one task
     if args.num_envs == Args.num_envs:  # no other was named: a batch of at most 400,000 steps
-        args.num_envs = min(4000, ceil(400_000 / args.episodes_per_trial / env.horizon))
+        args.num_envs = min(4000, 400_000 // (args.episodes_per_trial * env.horizon))
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError("num_envs must be at least num_minibatches times processes.")
     agent = Agent(env, args).to(device)
@@ -617,8 +618,8 @@ def train(args):
     iteration = 0
     global_step = 0
     start_time = time.time()
-    run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = Path("runs") / run_name.replace(":", "_")
+    run_dir = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
+    run_dir = Path(run_dir.replace(":", "_"))
     if args.resume:
         saved = read_checkpoint(args.resume, device)
         for name in (
@@ -658,7 +659,7 @@ def train(args):
             resume="allow",
         )
     writer = None
-    last_save = time.time()
+    last_save = start_time
 
     def save_checkpoint():
         contents = {
@@ -752,11 +753,11 @@ def train(args):
                 save_checkpoint()
     except BaseException as error:
         error.add_note(f"Stopped in iteration {iteration + 1}.")
-        if writer:  # then there is a checkpoint
+        if checkpoint_path.exists():
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
         raise
     if rank > 0:
-        return None
+        return
     save_checkpoint()
     tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
     few = env.count_tasks(tasks)  # then training saw them, too
@@ -777,19 +778,20 @@ def train(args):
         samples["regret_mean"] = regrets.sum(1)
     scores = {}
     for name, x in samples.items():
-        scores[name] = x.mean(0).tolist()
+        mean = x.mean(0)
         stderr = x.std(0, ddof=1) / len(x) ** 0.5
+        scores[name] = mean.tolist()
         scores[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
-    result = vars(args) | scores
-    result |= {
+        print(f"  {name:20}{np.round(mean, 3)} +- {np.round(stderr, 3)}")
+    result = {
+        **vars(args),
+        **scores,
         "algorithm": ALGORITHM,
         "global_step": global_step,
         "wall_seconds": wall_seconds,
         "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
     }
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    for name, number in scores.items():
-        print(f"  {name:25}{np.round(number, 3).tolist()}")
     return result
 
 
@@ -799,7 +801,7 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        if str(sys.argv).count("-kwargs") > 1:
+        if str(sys.argv).count("kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]

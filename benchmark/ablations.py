@@ -148,8 +148,6 @@ def dense_blocks(change_linear):
         for block in agent.blocks:
             block.now = change_linear(block.now)
             block.before = change_linear(block.before)
-        # the new maps' parameters, registered
-        agent.linears = torch.nn.ModuleList(agent.blocks)
 
     return built_with(snail_ppo, change)
 

@@ -321,7 +321,7 @@ def rendered(checkpoint, folder, num_tasks=3):
         """Images [num_tasks, H, W, 3], of the first copy in each task."""
         copies = env.num_envs // num_tasks
         try:
-            images = [single.render() for single in env._envs.envs[::copies]]
+            images = [single.render() for single in env.unwrapped._envs.envs[::copies]]
             return np.stack(images).astype(np.uint8)
         except Exception as error:  # of the environment's own, or it gives None
             raise envs.UsageError(

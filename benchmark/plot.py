@@ -378,7 +378,7 @@ def levels():
     for mean, stderr in zip(means, stderrs, strict=True):
         texts.append(f"{mean:.3f} ± {stderr:.3f}")
     steps = [64 * (1 - mean) / 0.9 for mean in means]  # MiniGrid pays 1 - 0.9 steps / 64
-    num_rooms = next(iter(results.values()))["num_trials"]
+    num_rooms = next(iter(results.values()))["eval_trials"]
     return (
         f"```bash\n{command(name, results)}\n```\n\n"
         f"In {num_rooms:,} rooms it has never seen the first episode brings {texts[0]}, the second "

@@ -62,7 +62,7 @@ SCALARS = {
     "snail_ppo": PPO,
     "maml_trpo": ["losses/kl", "losses/improvement", "losses/step_size", "charts/episode_length"],
 }
-ROUNDED = ("embedding.", "linears.", "attention.")  # what SNAIL's --amp computes in bfloat16
+ROUNDED = ("embedding.", "blocks.", "attention.")  # what SNAIL's --amp computes in bfloat16
 TOLERANCE = 4.0  # standard errors between two evaluations on different machines
 
 

@@ -80,13 +80,13 @@ def by_definition(agent, x):
         p[name] = tensor.double().numpy()
     per_block = int(np.ceil(np.log2(len(x))))
     layers = agent.args.tc_blocks * per_block
-    assert len(agent.linears) == 2 * layers
+    assert len(agent.blocks) == layers
     embedding = p["embedding.weight"]
     h = x @ embedding.T + p["embedding.bias"]
     for i in range(layers):
-        now = p[f"linears.{i}.weight"]
-        bias = p[f"linears.{i}.bias"]
-        before = p[f"linears.{layers + i}.weight"]
+        now = p[f"blocks.{i}.now.weight"]
+        bias = p[f"blocks.{i}.now.bias"]
+        before = p[f"blocks.{i}.before.weight"]
         h = dense_block(h, now, bias, before, 2 ** (i % per_block))
     weight = p["attention.linear.weight"]
     bias = p["attention.linear.bias"]
