@@ -213,12 +213,18 @@ def test_moments_go_on_where_a_run_goes_on(script, in_folder):
     saved = [torch.load(path, weights_only=True)["agent"] for path in (whole, *paths)]
     assert all(torch.equal(tensor, saved[1][name]) for name, tensor in saved[0].items())
     with pytest.raises(UsageError, match="norm_obs must stay True"):
-        module.train(args_of(script, env_id="OtherLights-v0", resume=str(half), **length(script, 4)))
+        module.train(
+            args_of(script, env_id="OtherLights-v0", resume=str(half), **length(script, 4))
+        )
 
 
-@pytest.mark.parametrize("env_id, number", [("OtherLarge-v0", "1e+39"), ("OtherLargeAndNegative-v0", "-1e+300")])
+@pytest.mark.parametrize(
+    "env_id, number", [("OtherLarge-v0", "1e+39"), ("OtherLargeAndNegative-v0", "-1e+300")]
+)
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_number_too_large_for_the_network_names_the_observation(script, env_id, number, in_folder):
+def test_a_number_too_large_for_the_network_names_the_observation(
+    script, env_id, number, in_folder
+):
     with pytest.raises(UsageError) as caught:
         MODULES[script].train(args_of(script, env_id=env_id))
     message = str(caught.value)
@@ -335,6 +341,7 @@ import json, os, sys, time, traceback
 import torch
 import maml_trpo, rl2_ppo, snail_ppo
 torch.set_num_threads(1)  # a child of fork has none of its parent's threads
+torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports what each child would import
 begin = time.perf_counter()
 time.time = lambda: 1.7e9 + (time.perf_counter() - begin) / 1e4  # a second that does not end
 children = []
@@ -425,7 +432,10 @@ def test_a_finished_run_stays_as_it_was(script, in_folder, monkeypatch):
         assert any(name.startswith("events") for name in names)
         saved = torch.load(folder / "checkpoint.pt", weights_only=True)
         result = json.loads((folder / "eval.json").read_text())
-        assert saved["args"] == json.loads((folder / "args.json").read_text()) or saved["args"]["seed"] == 1
+        assert (
+            saved["args"] == json.loads((folder / "args.json").read_text())
+            or saved["args"]["seed"] == 1
+        )
         assert result["global_step"] == saved["global_step"]
         assert result["global_step"] > json.loads(before["eval.json"])["global_step"]
 
@@ -466,3 +476,451 @@ def test_an_unfinished_run_goes_on_in_its_folder(script, in_folder, monkeypatch)
     assert list(in_folder.glob("runs/*")) == [in_folder / folder]
     again = json.loads((folder / "eval.json").read_text())
     assert again["return_by_episode"] == json.loads(result)["return_by_episode"]
+
+
+# ------------------------------------------------------------------------------ 14. the command line
+
+
+class Talkative(Base):
+    """Notes the arguments of every one that is built."""
+
+    built = []
+
+    def __init__(self, colour="red", **kwargs):
+        super().__init__(**kwargs)
+        self.built.append({"colour": colour} | kwargs)
+
+
+gym.register("Talkative-v0", entry_point=Talkative, max_episode_steps=10, disable_env_checker=True)
+TWICE = [
+    "--env-kwargs num_states 3 --env-kwargs horizon 5",
+    "--env_kwargs num_states 3 --env-kwargs horizon 5",
+    "--env-kwargs num_states 3 --env_kwargs horizon 5",
+    "--env-kwargs num_states 3 --seed 2 --env-kwargs horizon 5",
+    "--env-kwargs=num_states 3 --env-kwargs horizon 5",
+    "--env-kwargs num_states 3 --env-kwargs=horizon 5",
+]
+
+
+def arguments_of_the_run(folder):
+    """What args.json of the only run holds."""
+    (path,) = folder.glob("runs/*/args.json")
+    return json.loads(path.read_text())
+
+
+def without_env_kwargs(script):
+    return TINY[script].replace(" --env-kwargs horizon 9", "")
+
+
+@pytest.mark.parametrize("arguments", TWICE)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_env_kwargs_twice_are_merged_or_refused(script, arguments, in_folder, monkeypatch, capsys):
+    tiny = f"{without_env_kwargs(script)} {SHORT[script]} --env-id TabularMDP-v0"
+    message = run_here(script, f"{tiny} {arguments}", monkeypatch)
+    if message is None:
+        expected = {"num_states": 3, "horizon": 5}
+        assert arguments_of_the_run(in_folder)["env_kwargs"] == expected
+        return
+    words = f"{message} {capsys.readouterr().err}"
+    assert re.search("env.kwargs", words)
+    assert "Traceback" not in words
+    assert not list(in_folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "script, arguments, expected",
+    [
+        ("maml_trpo", "--num-iterations 1e0 --eval-trials 5E0", (1, 5)),
+        ("maml_trpo", "--meta-batch-size 3.0e0 --eval-episodes 2e+0", (3, 2)),
+        ("rl2_ppo", "--total-timesteps 1.6e2 --num-envs 1.6e1", (160, 16)),
+        ("rl2_ppo", "--total-timesteps=1.6e2 --hidden-size=8e0", (160, 8)),
+        ("rl2_ppo", "--total_timesteps 1.6e2 --eval_trials 5e1", (160, 50)),
+        ("rl2_ppo", "--total-timesteps 1_60 --seed 1_000", (160, 1000)),
+        ("snail_ppo", "--total-timesteps 0.16e3 --num-envs 16e0", (160, 16)),
+        ("snail_ppo", "--sizes 8e0 4 4 4 --seed 3e9", ([8, 4, 4, 4], 3_000_000_000)),
+    ],
+)
+def test_whole_numbers_as_people_write_them(script, arguments, expected, in_folder, monkeypatch):
+    tiny = f"{without_env_kwargs(script)} {SHORT[script]} --exp-name 1e3"
+    assert run_here(script, f"{tiny} {arguments}", monkeypatch) is None
+    args = arguments_of_the_run(in_folder)
+    names = re.findall(r"--([a-z-]+_?[a-z]*)", arguments)
+    for name, number in zip(names, expected, strict=True):
+        value = args[name.replace("-", "_")]
+        assert value == number
+        assert type(value) is type(number)
+    assert args["exp_name"] == "1e3"  # a name, not a number
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_other_numbers_stay_what_they_are(script, in_folder, monkeypatch):
+    rate = "--inner-lr" if script == "maml_trpo" else "--learning-rate"
+    arguments = f"{TINY[script]} {SHORT[script]} --seed {2**53 + 1} {rate} 1e-3"
+    assert run_here(script, f"{arguments} --checkpoint-seconds 1e2", monkeypatch) is None
+    args = arguments_of_the_run(in_folder)
+    assert args["seed"] == 2**53 + 1
+    assert args[rate.strip("-").replace("-", "_")] == 1e-3
+    assert args["checkpoint_seconds"] == 100.0
+    # resumed, too: a finished run has nothing left to do
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    message = run_here(script, f"--resume {checkpoint} {LENGTH[script]} 1e0", monkeypatch)
+    assert "is finished" in message
+
+
+@pytest.mark.parametrize("number", ["1.5e0", "1e-3", "nan", "inf", "1e", "ten"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_no_whole_number_is_refused(script, number, in_folder, monkeypatch, capsys):
+    message = run_here(script, f"{TINY[script]} {LENGTH[script]} {number}", monkeypatch)
+    words = f"{message} {capsys.readouterr().err}"
+    assert number in words
+    assert LENGTH[script] in words.replace("_", "-")
+    assert "Traceback" not in words
+    assert not list(in_folder.iterdir())
+
+
+def test_large_whole_numbers_are_taken(in_folder, monkeypatch):
+    """The next mistake is the one that is reported."""
+    for script, flag in LENGTH.items():
+        for number in ("1e6", "2.5e6", "4e7", "10_000_000"):
+            message = run_here(script, f"{flag} {number} --gamma 1.1", monkeypatch)
+            assert "gamma" in message
+            assert "must not exceed 1" in message
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_none_and_other_values_arrive_as_what_they_are(script, in_folder, monkeypatch):
+    Talkative.built.clear()
+    kwargs = "colour None level 3 ratio 0.5 dark True word None2 empty None"
+    arguments = f"--env-id Talkative-v0 --env-kwargs {kwargs}"
+    tiny = f"{without_env_kwargs(script)} {SHORT[script]} --eval-trials 2"
+    assert run_here(script, f"{tiny} {arguments}", monkeypatch) is None
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    MODULES[script].load(checkpoint)
+    length_before = len(Talkative.built)
+    resume = f"--resume {checkpoint} {LENGTH[script]} 1000"
+    if script == "maml_trpo":
+        resume = f"--resume {checkpoint} {LENGTH[script]} 3"
+    assert run_here(script, resume, monkeypatch) is None
+    assert len(Talkative.built) > length_before > 0
+    expected = {"colour": None, "level": 3, "ratio": 0.5}
+    expected |= {"dark": True, "word": "None2", "empty": None}
+    for built in Talkative.built:
+        assert {name: built[name] for name in expected} == expected
+        assert built["dark"] is True
+
+
+# ---------------------------------------------------------------------------------- 15. the memory
+
+
+class Enough(Exception):
+    """Ends a run where its sizes are known."""
+
+
+def refuse_to_build(monkeypatch, most):
+    """Environments of more than `most` tasks count as a failure."""
+    make = envs.make
+
+    def guarded(env_id, num_envs=1, **kwargs):
+        assert num_envs <= most, f"{num_envs} sub-environments are built"
+        return make(env_id, num_envs, **kwargs)
+
+    monkeypatch.setattr(envs, "make", guarded)
+
+
+TOO_LARGE = [
+    ("rl2_ppo", {"num_envs": 10**9}),
+    ("rl2_ppo", {"num_envs": 10**7, "env_id": "HalfCheetahVel-v0"}),
+    ("rl2_ppo", {"episodes_per_trial": 10**10}),
+    ("rl2_ppo", {"num_envs": 10**6, "episodes_per_trial": 10**5, "env_id": "TabularMDP-v0"}),
+    ("snail_ppo", {"num_envs": 10**9}),
+    ("snail_ppo", {"num_envs": 10**6, "env_id": "Navigation2D-v0"}),
+    ("snail_ppo", {"episodes_per_trial": 10**9}),
+    ("maml_trpo", {"meta_batch_size": 10**9}),
+    ("maml_trpo", {"episodes_per_task": 10**9}),
+    ("maml_trpo", {"meta_batch_size": 10**5, "episodes_per_task": 10**5, "env_id": "AntDir-v0"}),
+]
+LOWER = {
+    "maml_trpo": ("--meta-batch-size", "--episodes-per-task"),
+    "rl2_ppo": ("--num-envs", "--episodes-per-trial"),
+    "snail_ppo": ("--num-envs", "--episodes-per-trial"),
+}
+
+
+@pytest.mark.parametrize("script, sizes", TOO_LARGE)
+def test_what_does_not_fit_is_a_sentence_before_it_is_allocated(
+    script, sizes, in_folder, monkeypatch
+):
+    refuse_to_build(monkeypatch, 64)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    with pytest.raises(UsageError) as caught:
+        MODULES[script].train(args_of(script, **sizes))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    gigabytes = re.findall(r"(\d[\d,._]*(?:e\+?\d+)?) GB", message)
+    assert max(float(re.sub("[,_]", "", size)) for size in gigabytes) > 1000
+    assert any(flag in message for flag in LOWER[script])
+    assert after.ru_utime - before.ru_utime < 2  # seconds
+    assert after.ru_maxrss - before.ru_maxrss < 300_000  # kB
+    assert not list(in_folder.iterdir())
+
+
+def batch_of_training(script, monkeypatch, **settings):
+    """Trials and steps of a trial in the first batch of a run; nothing is computed."""
+    module = MODULES[script]
+    make = envs.make
+    found = {}
+
+    def small(env_id, num_envs=1, **kwargs):
+        env = make(env_id, 1, **kwargs)
+        env.num_envs = num_envs
+        return env
+
+    def stop(agent, env, tasks, episodes, seed):
+        found.update(trials=len(tasks), steps=episodes * env.horizon)
+        raise Enough
+
+    with monkeypatch.context() as patch:
+        patch.setattr(envs, "make", small)
+        patch.setattr(module, "rollout", stop)
+        with pytest.raises(Enough):
+            module.train(module.Args(cuda=False, **settings))
+    return found["trials"], found["steps"]
+
+
+@pytest.mark.parametrize("env_id", list(envs.ENVIRONMENTS))
+@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
+def test_an_environments_id_alone_is_enough(script, env_id, in_folder, monkeypatch):
+    """As many trials as the papers' small tasks have, fewer of long ones."""
+    trials, steps = batch_of_training(script, monkeypatch, env_id=env_id)
+    if env_id in ("Bandit-v0", "TabularMDP-v0"):
+        assert trials == 4000
+    assert trials * steps <= 800_000
+    assert trials >= 100
+    if steps >= 2000:
+        assert trials <= 400
+
+
+@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
+def test_a_number_of_trials_that_is_said_counts(script, in_folder, monkeypatch):
+    long = {"env_id": "HalfCheetahVel-v0", "env_kwargs": {"horizon": 30}}
+    for num_envs in (8, 48, 1000, 5000):
+        trials, _ = batch_of_training(script, monkeypatch, num_envs=num_envs, **long)
+        assert trials == num_envs
+
+
+@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
+def test_a_run_whose_number_of_trials_was_chosen_goes_on(script, in_folder, monkeypatch):
+    tiny = re.sub("--num-envs 16 --num-minibatches 2", "--update-epochs 1", TINY[script])
+    tiny += " --episodes-per-trial 1 --env-kwargs num_arms 2"
+    assert run_here(script, f"{tiny} --total-timesteps 2", monkeypatch) is None
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["global_step"] == 4000
+    tasks = np.random.default_rng(0).random((5, 2))
+    agent = MODULES[script].load(checkpoint)
+    returns = MODULES[script].evaluate(agent, "Bandit-v0", {"num_arms": 2}, tasks, 1)
+    assert returns.shape == (5, 1)
+    resume = f"--resume {checkpoint} --total-timesteps 4001"
+    assert run_here(script, resume, monkeypatch) is None
+    steps = [
+        json.loads(path.read_text())["global_step"] for path in Path("runs").glob("*/eval.json")
+    ]
+    assert max(steps) == 8000
+
+
+# ------------------------------------------------------------------------------- 16. W&B, followed
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A module that notes how its runs are started."""
+    fake = SimpleNamespace(started=[], run=None)
+
+    def init(**kwargs):
+        fake.started.append(kwargs)
+        name = kwargs.get("id") or f"generated{len(fake.started)}"
+        fake.run = SimpleNamespace(id=name, finish=finish)
+        return fake.run
+
+    def finish(*args, **kwargs):
+        fake.run = None
+
+    fake.init = init
+    fake.finish = finish
+    fake.util = SimpleNamespace(generate_id=lambda: f"drawn{time.perf_counter_ns()}")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_tracking_knows_all_arguments_and_goes_on(script, wandb, in_folder, monkeypatch):
+    args = args_of(script, env_id="OtherBase-v0", seed=7, track=True, **length(script, 4))
+    folder = stopped_in(3, script, args, monkeypatch)
+    (first,) = wandb.started
+    config = dict(first["config"])
+    for name, value in vars(args_of(script)).items():
+        assert name in config
+        if name not in ("num_envs", "env_id", "seed", "track", *length(script, 4)):
+            assert config[name] == value
+    assert config["env_id"] == "OtherBase-v0"
+    assert config["seed"] == 7
+    assert first["project"] == "meta-rl"
+    run_id = wandb.run.id
+
+    arguments = f"--resume {folder}/checkpoint.pt --track"
+    assert run_here(script, arguments, monkeypatch) is None
+    second = wandb.started[1]
+    assert len(wandb.started) == 2
+    assert second["id"] == run_id
+    assert second["resume"] in ("allow", "must")
+    assert second["name"] == first["name"]
+    assert second["config"]["seed"] == 7
+
+
+def test_two_tracked_runs_are_two(wandb, in_folder, monkeypatch):
+    ids = set()
+    stand_still(monkeypatch)
+    for _ in range(2):
+        rl2_ppo.train(args_of("rl2_ppo", track=True, **length("rl2_ppo", 1)))
+        ids.add(wandb.run.id)
+    assert len(ids) == 2
+
+
+def test_tracking_may_begin_with_a_resumed_run(wandb, in_folder, monkeypatch):
+    args = args_of("rl2_ppo", env_id="OtherBase-v0", **length("rl2_ppo", 4))
+    folder = stopped_in(3, "rl2_ppo", args, monkeypatch)
+    assert not wandb.started
+    arguments = f"--resume {folder}/checkpoint.pt --track"
+    assert run_here("rl2_ppo", arguments, monkeypatch) is None
+    (started,) = wandb.started
+    assert started.get("resume") != "must"  # there is none
+    assert started["config"]["track"] is True
+
+
+# ------------------------------------------------------------- 17. asynchronous environments, stopped
+
+SLOW_LIGHTS = """
+import multiprocessing, os
+import gymnasium as gym
+import numpy as np
+
+if os.environ["START_METHOD"] != "default":
+    multiprocessing.set_start_method(os.environ["START_METHOD"], force=True)
+
+
+class SlowLights(gym.Env):
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def sample_task(self, rng):
+        return rng.random()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        return np.ones(1, np.float32), float(action), False, False, {}
+
+
+gym.register("SlowLights-v0", SlowLights, max_episode_steps=5, disable_env_checker=True)
+"""
+SMALLEST = {
+    "maml_trpo": "--meta-batch-size 1 --episodes-per-task 2 --hidden-size 4",
+    "rl2_ppo": "--num-envs 2 --num-minibatches 1 --hidden-size 4",
+    "snail_ppo": "--num-envs 2 --num-minibatches 1 --sizes 4 4 4 4",
+}
+
+
+def has_ended(group):
+    """Whether no process of a group is left, within five seconds."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    "script, start_method, number, whom",
+    [
+        ("maml_trpo", "spawn", signal.SIGINT, "group"),
+        ("maml_trpo", "spawn", signal.SIGTERM, "group"),
+        ("maml_trpo", "forkserver", signal.SIGINT, "group"),
+        ("maml_trpo", "forkserver", signal.SIGTERM, "group"),
+        ("maml_trpo", "fork", signal.SIGTERM, "group"),
+        ("rl2_ppo", "fork", signal.SIGINT, "group"),
+        ("snail_ppo", "default", signal.SIGTERM, "main process"),
+    ],
+)
+def test_a_stop_is_one_sentence_and_leaves_no_process(script, start_method, number, whom, tmp_path):
+    (tmp_path / "slow_lights.py").write_text(SLOW_LIGHTS)
+    arguments = f"--no-cuda --env-id slow_lights:SlowLights-v0 {SMALLEST[script]}"
+    arguments += f" {LENGTH[script]} 100000000 --env-kwargs vectorization_mode async"
+    variables = {"START_METHOD": start_method, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(script, arguments),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own
+        env=os.environ | variables,
+    )
+    try:
+        while not list(tmp_path.glob("runs/*/checkpoint.pt")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        if whom == "group":
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+        assert has_ended(process.pid)
+    finally:
+        if not has_ended(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    assert process.returncode not in (0, -signal.SIGINT, -signal.SIGTERM)
+    assert "Traceback" not in stderr
+    assert len(stderr.splitlines()) == 1
+    resume = f"python {script}.py --resume {checkpoint.relative_to(tmp_path)}"
+    assert stderr.strip().endswith(resume)
+    assert torch.load(checkpoint, weights_only=True)["algorithm"] == script  # it is whole
+
+
+class Interrupted(envs.TaskVectorEnv):
+    """Ctrl-C comes when 77 sub-environments are built: in the evaluation."""
+
+    def __init__(self, num_envs=1):
+        if num_envs == 77:
+            raise KeyboardInterrupt
+        super().__init__(num_envs, 5, Discrete(2), Discrete(2))
+
+    def _draw(self, num_tasks, rng):
+        return rng.random(num_tasks)
+
+    def _advance(self, actions):
+        return actions * 1.0, np.zeros(self.num_envs, dtype=bool), {}
+
+
+gym.register("Interrupted-v0", vector_entry_point=Interrupted)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_stop_in_the_evaluation_says_how_to_go_on(script, in_folder, monkeypatch):
+    sizes = "--num-envs 80 --eval-trials 77"
+    if script == "maml_trpo":
+        sizes = "--episodes-per-task 100 --eval-trials 7 --eval-episodes 11"
+    arguments = f"{without_env_kwargs(script)} {SHORT[script]} {sizes} --env-id Interrupted-v0"
+    message = run_here(script, arguments, monkeypatch)
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    assert message.startswith("error: ")
+    resume = f"python {script}.py --resume {checkpoint.relative_to(in_folder)}"
+    assert message.endswith(resume)
+    more = "--eval-trials 7"
+    assert run_here(script, f"--resume {checkpoint} {more}", monkeypatch) is None
+    assert (checkpoint.parent / "eval.json").exists()
