@@ -177,7 +177,7 @@ def seen_by_the_network(script, checkpoint, obs):
     return first[:, : obs.shape[1]]
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("iterations", [1, 2])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_small_differences_of_large_numbers_are_seen(script, iterations, in_folder):
     """The moments are exact from the first batch on, and a checkpoint holds them."""
@@ -562,7 +562,7 @@ def test_other_numbers_stay_what_they_are(script, in_folder, monkeypatch):
     # resumed, too: a finished run has nothing left to do
     (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
     message = run_here(script, f"--resume {checkpoint} {LENGTH[script]} 1e0", monkeypatch)
-    assert "is finished" in message
+    assert "is finished" in str(message)
 
 
 @pytest.mark.parametrize("number", ["1.5e0", "1e-3", "nan", "inf", "1e", "ten"])
@@ -581,7 +581,7 @@ def test_large_whole_numbers_are_taken(in_folder, monkeypatch):
     for script, flag in LENGTH.items():
         for number in ("1e6", "2.5e6", "4e7", "10_000_000"):
             message = run_here(script, f"{flag} {number} --gamma 1.1", monkeypatch)
-            assert "gamma" in message
+            assert "gamma" in str(message)
             assert "must not exceed 1" in message
 
 
