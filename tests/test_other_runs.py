@@ -804,7 +804,7 @@ def test_tracking_may_begin_with_a_resumed_run(wandb, in_folder, monkeypatch):
 # ----------------------------------------------------------- 17. asynchronous environments, stopped
 
 SLOW_LIGHTS = """
-import multiprocessing, os
+import multiprocessing, os, time
 import gymnasium as gym
 import numpy as np
 
@@ -824,6 +824,7 @@ class SlowLights(gym.Env):
         return np.ones(1, np.float32), {}
 
     def step(self, action):
+        time.sleep(0.05)  # so that the main process waits for it most of the time
         return np.ones(1, np.float32), float(action), False, False, {}
 
 
@@ -831,8 +832,8 @@ gym.register("SlowLights-v0", SlowLights, max_episode_steps=5, disable_env_check
 """
 SMALLEST = {
     "maml_trpo": "--meta-batch-size 1 --episodes-per-task 2 --hidden-size 4",
-    "rl2_ppo": "--num-envs 2 --num-minibatches 1 --hidden-size 4",
-    "snail_ppo": "--num-envs 2 --num-minibatches 1 --sizes 4 4 4 4",
+    "rl2_ppo": "--num-envs 2 --num-minibatches 1 --episodes-per-trial 2 --hidden-size 4",
+    "snail_ppo": "--num-envs 2 --num-minibatches 1 --episodes-per-trial 2 --sizes 4 4 4 4",
 }
 
 
@@ -853,18 +854,20 @@ def has_ended(group):
 
 
 @pytest.mark.parametrize(
-    "script, start_method, number, whom",
+    "script, start_method, number, whom, seconds",
     [
-        ("maml_trpo", "spawn", signal.SIGINT, "group"),  # here one worker, since each imports torch
-        ("maml_trpo", "spawn", signal.SIGTERM, "group"),
-        ("maml_trpo", "forkserver", signal.SIGINT, "group"),
-        ("maml_trpo", "forkserver", signal.SIGTERM, "group"),
-        ("maml_trpo", "fork", signal.SIGTERM, "group"),
-        ("rl2_ppo", "fork", signal.SIGINT, "group"),
-        ("snail_ppo", "default", signal.SIGTERM, "main process"),
+        ("maml_trpo", "spawn", signal.SIGINT, "group", 0.5),  # one worker: each imports torch
+        ("maml_trpo", "spawn", signal.SIGTERM, "group", 0.5),
+        ("maml_trpo", "forkserver", signal.SIGINT, "group", 0.5),
+        ("maml_trpo", "forkserver", signal.SIGTERM, "group", 0.5),
+        ("maml_trpo", "fork", signal.SIGTERM, "group", 0.5),
+        ("rl2_ppo", "fork", signal.SIGINT, "group", 0.5),
+        ("snail_ppo", "default", signal.SIGTERM, "main process", 0.0),
     ],
 )
-def test_a_stop_is_one_sentence_and_leaves_no_process(script, start_method, number, whom, tmp_path):
+def test_a_stop_is_one_sentence_and_leaves_no_process(
+    script, start_method, number, whom, seconds, tmp_path
+):
     (tmp_path / "slow_lights.py").write_text(SLOW_LIGHTS)
     arguments = f"--no-cuda --env-id slow_lights:SlowLights-v0 {SMALLEST[script]}"
     arguments += f" {LENGTH[script]} 100000000 --env-kwargs vectorization_mode async"
@@ -884,7 +887,8 @@ def test_a_stop_is_one_sentence_and_leaves_no_process(script, start_method, numb
     try:
         while not list(tmp_path.glob("runs/*/checkpoint.pt")):
             assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
+            time.sleep(0.01)
+        time.sleep(seconds)  # 0: there is a checkpoint, but not much else yet
         if whom == "group":
             os.killpg(process.pid, number)
         else:
