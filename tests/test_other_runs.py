@@ -1,0 +1,941 @@
+"""Other people's runs: scale, folders, the command line, memory, W&B, and how a run is stopped."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TransformReward
+from gymnasium.wrappers import vector as vector_wrappers
+from test_cli import LENGTH, SCRIPTS, SHORT, TINY, command, run_here
+
+import envs
+import maml_trpo
+import rl2_ppo
+import snail_ppo
+from envs import UsageError
+
+ROOT = Path(__file__).parent.parent
+MODULES = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
+MAML = {"meta_batch_size": 3, "episodes_per_task": 4, "eval_trials": 4, "eval_episodes": 2}
+PPO = {"num_envs": 8, "num_minibatches": 2, "episodes_per_trial": 2, "eval_trials": 4}
+SETTINGS = {
+    "maml_trpo": MAML | {"hidden_size": 8},
+    "rl2_ppo": PPO | {"hidden_size": 8},
+    "snail_ppo": PPO | {"sizes": (8, 4, 4, 4)},
+}
+
+
+def args_of(script, **settings):
+    """Arguments of a tiny run, on the processor."""
+    return MODULES[script].Args(**SETTINGS[script] | {"cuda": False} | settings)
+
+
+def length(script, iterations):
+    """How long a tiny run of 10-step episodes has to be to take that many iterations."""
+    if script == "maml_trpo":
+        return {"num_iterations": iterations}
+    return {"total_timesteps": iterations * 8 * 2 * 10}
+
+
+def contents(folder):
+    """Each file below a folder, with its bytes."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ------------------------------------------------------------------------------------ 10. the scale
+
+
+class Base(gym.Env):
+    """Two numbers are seen; `look` and `pay` say what they are and what an action brings."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = Discrete(3)
+
+    def __init__(self, **kwargs):
+        self.kwargs = kwargs
+
+    def sample_task(self, rng):
+        return rng.random()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.task = options["task"]
+        self.time = 0
+        return self.look(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.look(), self.pay(action), False, False, {}
+
+    def look(self):
+        return np.array([0.0, 1.0])
+
+    def pay(self, action):
+        return float(action == 0)
+
+
+class Lights(envs.TaskVectorEnv):
+    """One of two lights is on, far from zero; the action of its number pays 1."""
+
+    def __init__(self, num_envs=1, offset=1800.0):
+        self.offset = offset
+        super().__init__(num_envs, 10, Box(-np.inf, np.inf, (2,), np.float64), Discrete(2))
+
+    def _draw(self, num_tasks, rng):
+        return rng.random(num_tasks)
+
+    def _start(self, mask):
+        self._light = self.np_random.integers(2, size=self.num_envs)
+
+    def _observe(self):
+        return self.offset + np.eye(2)[self._light]
+
+    def _advance(self, actions):
+        reward = (actions == self._light) * 1.0
+        self._light = self.np_random.integers(2, size=self.num_envs)
+        return reward, np.zeros(self.num_envs, dtype=bool), {}
+
+
+class Clock(Base):
+    """What is seen is the time of day in seconds since 1970, and the same in milliseconds."""
+
+    def look(self):
+        now = 1.7e9 + self.time
+        return np.array([now, 1000 * now])
+
+
+class Large(Base):
+    """In half of the tasks a number is too large for the network."""
+
+    number = 1e39
+
+    def look(self):
+        large = self.time == 3 and self.task > 0.5
+        return np.array([1.0, self.number if large else 2.0])
+
+
+class LargeAndNegative(Large):
+    number = -1e300
+
+
+gym.register("OtherLights-v0", vector_entry_point=Lights)
+for kind in (Base, Clock, Large, LargeAndNegative):
+    gym.register(
+        f"Other{kind.__name__}-v0",
+        entry_point=kind,
+        max_episode_steps=10,
+        disable_env_checker=True,
+    )
+
+
+@pytest.mark.parametrize("offset", [1800.0, -50_000.0, 0.0])
+def test_maml_learns_from_observations_far_from_zero(offset, in_folder):
+    """Chance is 5 of 10. All tasks are alike: plain TRPO without adaptation will do."""
+    args = args_of(
+        "maml_trpo",
+        env_id="OtherLights-v0",
+        env_kwargs={"offset": offset},
+        norm_obs=True,
+        meta_batch_size=2,
+        episodes_per_task=20,
+        num_inner_steps=0,
+        num_iterations=12,
+        max_kl=0.2,
+        eval_trials=10,
+        eval_episodes=10,
+    )
+    result = maml_trpo.train(args)
+    assert result["return_by_gradient_step"][0] > 9
+
+
+def seen_by_the_network(script, checkpoint, obs):
+    """What a loaded agent makes of observations: [N, size]."""
+    if script == "maml_trpo":
+        policy, _, _ = maml_trpo.load(checkpoint)
+        return policy.encode(obs)
+    agent = MODULES[script].load(checkpoint)
+    first = agent.encode(torch.tensor(obs), None, None, None, True)
+    return first[:, : obs.shape[1]]
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_small_differences_of_large_numbers_are_seen(script, iterations, in_folder):
+    """The moments are exact from the first batch on, and a checkpoint holds them."""
+    args = args_of(script, env_id="OtherClock-v0", norm_obs=True, **length(script, iterations))
+    MODULES[script].train(args)
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    now = 1.7e9 + np.arange(10.0)
+    obs = np.stack([now, 1000 * now], axis=1)  # all that an episode shows
+    x = seen_by_the_network(script, checkpoint, obs)
+    expected = (np.arange(10) - 4.5) / np.arange(10).std()
+    for column in x.T.tolist():
+        assert column == pytest.approx(expected.tolist(), abs=0.02)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_moments_go_on_where_a_run_goes_on(script, in_folder):
+    """Stopped, resumed: the same numbers as never stopped."""
+    module = MODULES[script]
+    settings = {"env_id": "OtherLights-v0", "norm_obs": True}
+    if script != "maml_trpo":
+        settings["anneal_lr"] = False
+    module.train(args_of(script, **settings, **length(script, 4), exp_name="whole"))
+    module.train(args_of(script, **settings, **length(script, 2), exp_name="half"))
+    (half,) = in_folder.glob("runs/*half*/checkpoint.pt")
+    rest = args_of(script, **settings, **length(script, 4), exp_name="rest", resume=str(half))
+    module.train(rest)
+    (whole,) = in_folder.glob("runs/*whole*/checkpoint.pt")
+    paths = [path for path in in_folder.glob("runs/*/checkpoint.pt") if path not in (half, whole)]
+    assert len(paths) == 1  # of the rest, a folder of its own
+    obs = 1800 + np.random.default_rng(0).random((50, 2))
+    seen = [seen_by_the_network(script, path, obs) for path in (whole, *paths)]
+    assert torch.equal(*seen)
+    saved = [torch.load(path, weights_only=True)["agent"] for path in (whole, *paths)]
+    assert all(torch.equal(tensor, saved[1][name]) for name, tensor in saved[0].items())
+    with pytest.raises(UsageError, match="norm_obs must stay True"):
+        module.train(
+            args_of(script, env_id="OtherLights-v0", resume=str(half), **length(script, 4))
+        )
+
+
+@pytest.mark.parametrize(
+    "env_id, number", [("OtherLarge-v0", "1e+39"), ("OtherLargeAndNegative-v0", "-1e+300")]
+)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_number_too_large_for_the_network_names_the_observation(
+    script, env_id, number, in_folder
+):
+    with pytest.raises(UsageError) as caught:
+        MODULES[script].train(args_of(script, env_id=env_id))
+    message = str(caught.value)
+    assert re.search(r"observation of sub-environment \d+, whose task is 0\.[5-9]", message)
+    assert number in message or "inf" in message
+    assert "learning" not in message
+    assert not list(in_folder.iterdir())
+
+
+class Outer(gym.Wrapper):
+    """A user's wrapper that changes nothing."""
+
+
+class OwnNormalization(NormalizeObservation):
+    """A user's variant of gymnasium's."""
+
+
+class Forwarding:
+    """A vector wrapper that has what `envs.make` asks for."""
+
+    @property
+    def horizon(self):
+        return self.unwrapped.horizon
+
+    def sample_tasks(self, num_tasks, rng=None):
+        return self.unwrapped.sample_tasks(num_tasks, rng)
+
+
+class VectorReward(Forwarding, vector_wrappers.NormalizeReward):
+    pass
+
+
+class VectorScaled(Forwarding, vector_wrappers.TransformReward):
+    pass
+
+
+SINGLE = {
+    "Reward": lambda: NormalizeReward(Base()),
+    "Observation": lambda: NormalizeObservation(Base()),
+    "Own": lambda: OwnNormalization(Base()),
+    "Below": lambda: Outer(Outer(NormalizeReward(Outer(Base())))),
+    "Both": lambda: NormalizeReward(NormalizeObservation(Base())),
+}
+VECTOR = {
+    "VectorReward": lambda num_envs: VectorReward(Lights(num_envs)),
+    "VectorPlain": lambda num_envs: vector_wrappers.NormalizeReward(Lights(num_envs)),
+    "VectorBelow": lambda num_envs: VectorScaled(
+        vector_wrappers.NormalizeReward(Lights(num_envs)), lambda reward: 2 * reward
+    ),
+}
+for name, entry_point in SINGLE.items():
+    gym.register(
+        f"Norm{name}-v0",
+        entry_point=entry_point,
+        max_episode_steps=10,
+        disable_env_checker=True,
+    )
+for name, entry_point in VECTOR.items():
+    gym.register(f"Norm{name}-v0", vector_entry_point=entry_point)
+gym.register(
+    "NormSpec-v0",
+    entry_point=Base,
+    max_episode_steps=10,
+    disable_env_checker=True,
+    additional_wrappers=(NormalizeReward.wrapper_spec(),),
+)
+gym.register(
+    "OnlyScaled-v0",
+    entry_point=lambda: TransformReward(Outer(Base()), lambda reward: 2 * reward),
+    max_episode_steps=10,
+    disable_env_checker=True,
+)
+gym.register(
+    "OnlyVectorScaled-v0",
+    vector_entry_point=lambda num_envs: VectorScaled(Lights(num_envs), lambda reward: 2 * reward),
+)
+
+
+@pytest.mark.parametrize("name", [*SINGLE, *VECTOR, "Spec"])
+def test_running_statistics_that_are_not_the_runs_are_refused(name):
+    with pytest.raises(UsageError) as caught:
+        envs.make(f"Norm{name}-v0", 2)
+    message = str(caught.value)
+    assert "--norm-obs" in message
+    assert "normal" in message.lower()  # of what
+    assert len(message.splitlines()) == 1
+
+
+def test_running_statistics_are_refused_with_levels_and_in_processes():
+    with pytest.raises(UsageError, match="--norm-obs"):
+        envs.make("NormReward-v0", 2, levels=True)
+    with pytest.raises(UsageError, match="--norm-obs"):
+        envs.make("NormBelow-v0", 2, vectorization_mode="async")
+
+
+@pytest.mark.parametrize("name", ["OnlyScaled-v0", "OnlyVectorScaled-v0"])
+def test_a_wrapper_without_statistics_is_not_refused(name):
+    env = envs.make(name, 2)
+    env.reset(seed=0)
+    _, reward, _, _, _ = env.step(np.zeros(2, dtype=int))
+    assert set(reward) <= {0.0, 2.0}
+    env.close()
+
+
+# -------------------------------------------------------------------------------------- 11. folders
+
+SAME_SECOND = """
+import json, os, sys, time, traceback
+import torch
+import maml_trpo, rl2_ppo, snail_ppo
+torch.set_num_threads(1)  # a child of fork has none of its parent's threads
+torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports what each child would import
+begin = time.perf_counter()
+time.time = lambda: 1.7e9 + (time.perf_counter() - begin) / 1e4  # a second that does not end
+children = []
+start, go = os.pipe()
+for name, settings in json.loads(sys.argv[1]).items():
+    script = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}[name]
+    for eval_seed in range(settings.pop("jobs")):
+        children.append(os.fork())
+        if children[-1] > 0:
+            continue
+        os.close(go)
+        os.read(start, 1)  # until all are there
+        try:
+            script.train(script.Args(**settings, eval_seed=eval_seed))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+os.close(go)
+codes = [os.waitpid(child, 0)[1] for child in children]
+sys.exit(any(codes))
+"""
+
+
+def test_jobs_that_start_in_one_second_have_folders_of_their_own(tmp_path):
+    """Four jobs, of the other scripts two, alike but for the seed of the evaluation."""
+    settings = {}
+    for script in SCRIPTS:
+        tiny = SETTINGS[script] | {"cuda": False, "env_id": "Navigation2D-v0"}
+        tiny |= {"env_kwargs": {"horizon": 10}} | length(script, 1)
+        settings[script] = tiny | {"jobs": 4 if script == "rl2_ppo" else 2}
+    done = subprocess.run(
+        [sys.executable, "-c", SAME_SECOND, json.dumps(settings)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    jobs = set()
+    folders = list(tmp_path.glob("runs/*"))
+    assert len(folders) == 8
+    for folder in folders:
+        result = json.loads((folder / "eval.json").read_text())
+        args = json.loads((folder / "args.json").read_text())
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+        assert result["eval_seed"] == args["eval_seed"] == saved["args"]["eval_seed"]
+        assert len(list(folder.glob("events*"))) == 1
+        assert f"__{result['algorithm']}__1__" in folder.name
+        jobs.add((result["algorithm"], result["eval_seed"]))
+    assert len(jobs) == 8
+
+
+def stand_still(monkeypatch):
+    """The clock of the scripts: all of the test is in one second."""
+    begin = time.perf_counter()
+    monkeypatch.setattr(time, "time", lambda: 1.7e9 + (time.perf_counter() - begin) / 1e4)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_finished_run_stays_as_it_was(script, in_folder, monkeypatch):
+    stand_still(monkeypatch)
+    settings = f"{TINY[script]} {SHORT[script]}"
+    assert run_here(script, settings, monkeypatch) is None
+    (finished,) = in_folder.glob("runs/*")
+    before = contents(finished)
+    resume = f"--resume {finished}/checkpoint.pt"
+    message = run_here(script, resume, monkeypatch)
+    assert f"is finished: to go on, raise {LENGTH[script]}" in message
+    message = run_here(script, f"{resume} --seed 5 --eval-trials 3", monkeypatch)
+    assert f"is finished: to go on, raise {LENGTH[script]}" in message
+    assert list(in_folder.glob("runs/*")) == [finished]
+
+    more = "4" if script == "maml_trpo" else "640"
+    change = "--gamma 0.5" if script == "snail_ppo" else ""
+    if script == "rl2_ppo":
+        change = "--episodes-per-trial 20"
+    for count in (2, 3):  # the second time, the first one is there
+        arguments = f"{resume} {LENGTH[script]} {more} {change}"
+        assert run_here(script, arguments, monkeypatch) is None
+        assert contents(finished) == before
+        assert len(list(in_folder.glob("runs/*"))) == count
+    for folder in in_folder.glob("runs/*"):
+        if folder == finished:
+            continue
+        names = set(contents(folder))
+        assert {"args.json", "checkpoint.pt", "eval.json"} < names
+        assert any(name.startswith("events") for name in names)
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+        result = json.loads((folder / "eval.json").read_text())
+        assert result["global_step"] == saved["global_step"]
+        assert result["global_step"] > json.loads(before["eval.json"])["global_step"]
+
+
+def stopped_in(iteration, script, args, monkeypatch):
+    """Ctrl-C in an iteration of a run: its folder."""
+    module = MODULES[script]
+    known = set(Path("runs").glob("*"))
+    update = module.update
+    calls = []
+
+    def watched(*inputs):
+        calls.append(1)
+        if len(calls) == iteration:
+            raise KeyboardInterrupt
+        return update(*inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "update", watched)
+        with pytest.raises(KeyboardInterrupt):
+            module.train(args)
+    (folder,) = set(Path("runs").glob("*")) - known
+    return folder
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_unfinished_run_goes_on_in_its_folder(script, in_folder, monkeypatch):
+    args = args_of(script, env_id="OtherBase-v0", **length(script, 4))
+    folder = stopped_in(3, script, args, monkeypatch)
+    resume = f"--resume {folder}/checkpoint.pt"
+    assert run_here(script, resume, monkeypatch) is None
+    assert list(in_folder.glob("runs/*")) == [in_folder / folder]
+    assert (folder / "eval.json").exists()
+    # Ctrl-C in the evaluation leaves a run that is not evaluated: that is all it goes on with.
+    result = (folder / "eval.json").read_text()
+    (folder / "eval.json").unlink()
+    assert run_here(script, resume, monkeypatch) is None
+    assert list(in_folder.glob("runs/*")) == [in_folder / folder]
+    again = json.loads((folder / "eval.json").read_text())
+    assert again["return_by_episode"] == json.loads(result)["return_by_episode"]
+
+
+# ----------------------------------------------------------------------------- 14. the command line
+
+
+class Talkative(Base):
+    """Notes the arguments of every one that is built."""
+
+    built = []
+
+    def __init__(self, colour="red", **kwargs):
+        super().__init__(**kwargs)
+        self.built.append({"colour": colour} | kwargs)
+
+
+gym.register("Talkative-v0", entry_point=Talkative, max_episode_steps=10, disable_env_checker=True)
+TWICE = [
+    "--env-kwargs num_states 3 --env-kwargs horizon 5",
+    "--env_kwargs num_states 3 --env-kwargs horizon 5",
+    "--env-kwargs num_states 3 --env_kwargs horizon 5",
+    "--env-kwargs num_states 3 --seed 2 --env-kwargs horizon 5",
+    "--env-kwargs=num_states 3 --env-kwargs horizon 5",
+    "--env-kwargs num_states 3 --env-kwargs=horizon 5",
+]
+
+
+def arguments_of_the_run(folder):
+    """What args.json of the only run holds."""
+    (path,) = folder.glob("runs/*/args.json")
+    return json.loads(path.read_text())
+
+
+def without_env_kwargs(script):
+    return TINY[script].replace(" --env-kwargs horizon 9", "")
+
+
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        ("maml_trpo", TWICE[0]),
+        ("snail_ppo", TWICE[1]),
+        *[("rl2_ppo", arguments) for arguments in TWICE],
+    ],
+)
+def test_env_kwargs_twice_are_merged_or_refused(script, arguments, in_folder, monkeypatch, capsys):
+    tiny = f"{without_env_kwargs(script)} {SHORT[script]} --env-id TabularMDP-v0"
+    message = run_here(script, f"{tiny} {arguments}", monkeypatch)
+    if message is None:
+        expected = {"num_states": 3, "horizon": 5}
+        assert arguments_of_the_run(in_folder)["env_kwargs"] == expected
+        return
+    words = f"{message} {capsys.readouterr().err}"
+    assert re.search("env.kwargs", words)
+    assert "Traceback" not in words
+    assert not list(in_folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "script, arguments, expected",
+    [
+        ("maml_trpo", "--num-iterations 1e0 --eval-trials 5E0", (1, 5)),
+        ("maml_trpo", "--meta-batch-size 3.0e0 --eval-episodes 2e+0", (3, 2)),
+        ("rl2_ppo", "--total-timesteps 1.6e2 --num-envs 1.6e1", (160, 16)),
+        ("rl2_ppo", "--total-timesteps=1.6e2 --hidden-size=8e0", (160, 8)),
+        ("rl2_ppo", "--total_timesteps 1.6e2 --eval_trials 5e1", (160, 50)),
+        ("rl2_ppo", "--total-timesteps 1_60 --seed 1_000", (160, 1000)),
+        ("snail_ppo", "--total-timesteps 0.16e3 --num-envs 16e0", (160, 16)),
+        ("snail_ppo", "--sizes 8e0 4 4 4 --seed 3e9", ([8, 4, 4, 4], 3_000_000_000)),
+    ],
+)
+def test_whole_numbers_as_people_write_them(script, arguments, expected, in_folder, monkeypatch):
+    tiny = f"{without_env_kwargs(script)} {SHORT[script]} --exp-name 1e3"
+    assert run_here(script, f"{tiny} {arguments}", monkeypatch) is None
+    args = arguments_of_the_run(in_folder)
+    names = re.findall(r"--([a-z-]+_?[a-z]*)", arguments)
+    for name, number in zip(names, expected, strict=True):
+        value = args[name.replace("-", "_")]
+        assert value == number
+        assert type(value) is type(number)
+    assert args["exp_name"] == "1e3"  # a name, not a number
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_other_numbers_stay_what_they_are(script, in_folder, monkeypatch):
+    rate = "--inner-lr" if script == "maml_trpo" else "--learning-rate"
+    arguments = f"{TINY[script]} {SHORT[script]} --seed {2**53 + 1} {rate} 1e-3"
+    assert run_here(script, f"{arguments} --checkpoint-seconds 1e2", monkeypatch) is None
+    args = arguments_of_the_run(in_folder)
+    assert args["seed"] == 2**53 + 1
+    assert args[rate.strip("-").replace("-", "_")] == 1e-3
+    assert args["checkpoint_seconds"] == 100.0
+    # resumed, too: a finished run has nothing left to do
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    message = run_here(script, f"--resume {checkpoint} {LENGTH[script]} 1e0", monkeypatch)
+    assert "is finished" in str(message)
+
+
+@pytest.mark.parametrize("number", ["1.5e0", "1e-3", "nan", "inf", "1e", "ten"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_no_whole_number_is_refused(script, number, in_folder, monkeypatch, capsys):
+    message = run_here(script, f"{TINY[script]} {LENGTH[script]} {number}", monkeypatch)
+    words = f"{message} {capsys.readouterr().err}"
+    assert number in words
+    assert LENGTH[script] in words.replace("_", "-")
+    assert "Traceback" not in words
+    assert not list(in_folder.iterdir())
+
+
+def test_large_whole_numbers_are_taken(in_folder, monkeypatch):
+    """The next mistake is the one that is reported."""
+    for script, flag in LENGTH.items():
+        for number in ("1e6", "2.5e6", "4e7", "10_000_000"):
+            message = run_here(script, f"{flag} {number} --gamma 1.1", monkeypatch)
+            assert "gamma" in str(message)
+            assert "must not exceed 1" in message
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_none_and_other_values_arrive_as_what_they_are(script, in_folder, monkeypatch):
+    Talkative.built.clear()
+    kwargs = "colour None level 3 ratio 0.5 dark True word None2 empty None"
+    arguments = f"--env-id Talkative-v0 --env-kwargs {kwargs}"
+    tiny = f"{without_env_kwargs(script)} {SHORT[script]} --eval-trials 2"
+    assert run_here(script, f"{tiny} {arguments}", monkeypatch) is None
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    MODULES[script].load(checkpoint)
+    length_before = len(Talkative.built)
+    resume = f"--resume {checkpoint} {LENGTH[script]} 1700"  # one batch more
+    if script == "maml_trpo":
+        resume = f"--resume {checkpoint} {LENGTH[script]} 3"
+    assert run_here(script, resume, monkeypatch) is None
+    assert len(Talkative.built) > length_before > 0
+    expected = {"colour": None, "level": 3, "ratio": 0.5}
+    expected |= {"dark": True, "word": "None2", "empty": None}
+    for built in Talkative.built:
+        assert {name: built[name] for name in expected} == expected
+        assert built["dark"] is True
+
+
+# ---------------------------------------------------------------------------------- 15. the memory
+
+
+class Enough(Exception):
+    """Ends a run where its sizes are known."""
+
+
+def refuse_to_build(monkeypatch, most):
+    """Environments of more than `most` tasks count as a failure."""
+    make = envs.make
+
+    def guarded(env_id, num_envs=1, **kwargs):
+        assert num_envs <= most, f"{num_envs} sub-environments are built"
+        return make(env_id, num_envs, **kwargs)
+
+    monkeypatch.setattr(envs, "make", guarded)
+
+
+def too_late(*args):
+    raise AssertionError("the first batch is begun")
+
+
+TOO_LARGE = [
+    ("rl2_ppo", {"num_envs": 10**11}),
+    ("rl2_ppo", {"num_envs": 10**8, "env_id": "HalfCheetahVel-v0"}),
+    ("rl2_ppo", {"episodes_per_trial": 10**10}),
+    ("rl2_ppo", {"num_envs": 10**6, "episodes_per_trial": 10**5, "env_id": "TabularMDP-v0"}),
+    ("snail_ppo", {"num_envs": 10**11}),
+    ("snail_ppo", {"num_envs": 10**8, "env_id": "Navigation2D-v0"}),
+    ("snail_ppo", {"episodes_per_trial": 10**9}),
+    ("maml_trpo", {"meta_batch_size": 10**9}),
+    ("maml_trpo", {"episodes_per_task": 10**9}),
+    ("maml_trpo", {"meta_batch_size": 10**5, "episodes_per_task": 10**5, "env_id": "AntDir-v0"}),
+]
+LOWER = {
+    "maml_trpo": ("--meta-batch-size", "--episodes-per-task"),
+    "rl2_ppo": ("--num-envs", "--episodes-per-trial"),
+    "snail_ppo": ("--num-envs", "--episodes-per-trial"),
+}
+
+
+@pytest.mark.parametrize("script, sizes", TOO_LARGE)
+def test_what_does_not_fit_is_a_sentence_before_it_is_allocated(
+    script, sizes, in_folder, monkeypatch
+):
+    refuse_to_build(monkeypatch, 64)
+    monkeypatch.setattr(MODULES[script], "rollout", too_late)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    with pytest.raises(UsageError) as caught:
+        MODULES[script].train(args_of(script, **sizes))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    gigabytes = re.findall(r"(\d[\d,._]*(?:e\+?\d+)?) GB", message)
+    assert max(float(re.sub("[,_]", "", size)) for size in gigabytes) > 100
+    assert any(flag in message for flag in LOWER[script])
+    assert after.ru_utime - before.ru_utime < 2  # seconds
+    assert after.ru_maxrss - before.ru_maxrss < 300_000  # kB
+    assert not list(in_folder.iterdir())
+
+
+def batch_of_training(script, monkeypatch, **settings):
+    """Trials and steps of a trial in the first batch of a run; nothing is computed."""
+    module = MODULES[script]
+    make = envs.make
+    found = {}
+
+    def small(env_id, num_envs=1, **kwargs):
+        env = make(env_id, 1, **kwargs)
+        env.unwrapped.num_envs = num_envs
+        return env
+
+    def stop(agent, env, tasks, episodes, seed):
+        found.update(trials=len(tasks), steps=episodes * env.horizon)
+        raise Enough
+
+    with monkeypatch.context() as patch:
+        patch.setattr(envs, "make", small)
+        patch.setattr(module, "rollout", stop)
+        with pytest.raises(Enough):
+            module.train(module.Args(cuda=False, **settings))
+    return found["trials"], found["steps"]
+
+
+@pytest.mark.parametrize("env_id", list(envs.ENVIRONMENTS))
+@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
+def test_an_environments_id_alone_is_enough(script, env_id, in_folder, monkeypatch):
+    """As many trials as the papers' small tasks have, fewer of long ones."""
+    trials, steps = batch_of_training(script, monkeypatch, env_id=env_id)
+    if env_id in ("Bandit-v0", "TabularMDP-v0"):
+        assert trials == 4000
+    assert trials * steps <= 800_000
+    assert trials >= 100
+    if steps >= 2000:
+        assert trials <= 400
+
+
+@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
+def test_a_number_of_trials_that_is_said_counts(script, in_folder, monkeypatch):
+    long = {"env_id": "HalfCheetahVel-v0", "env_kwargs": {"horizon": 30}}
+    for num_envs in (8, 48, 1000, 5000):
+        trials, _ = batch_of_training(script, monkeypatch, num_envs=num_envs, **long)
+        assert trials == num_envs
+
+
+@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
+def test_a_run_whose_number_of_trials_was_chosen_goes_on(script, in_folder, monkeypatch):
+    tiny = re.sub("--num-envs 16 --num-minibatches 2", "--update-epochs 1", TINY[script])
+    tiny += " --episodes-per-trial 1 --env-kwargs num_arms 2"
+    assert run_here(script, f"{tiny} --total-timesteps 2", monkeypatch) is None
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["global_step"] == 4000
+    tasks = np.random.default_rng(0).random((5, 2))
+    agent = MODULES[script].load(checkpoint)
+    returns = MODULES[script].evaluate(agent, "Bandit-v0", {"num_arms": 2}, tasks, 1)
+    assert returns.shape == (5, 1)
+    resume = f"--resume {checkpoint} --total-timesteps 4001"
+    assert run_here(script, resume, monkeypatch) is None
+    steps = [
+        json.loads(path.read_text())["global_step"] for path in Path("runs").glob("*/eval.json")
+    ]
+    assert max(steps) == 8000
+
+
+# ------------------------------------------------------------------------------- 16. W&B, followed
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A module that notes how its runs are started."""
+    fake = SimpleNamespace(started=[], run=None)
+
+    def init(**kwargs):
+        fake.started.append(kwargs)
+        name = kwargs.get("id") or f"generated{len(fake.started)}"
+        fake.run = SimpleNamespace(id=name, finish=finish)
+        return fake.run
+
+    def finish(*args, **kwargs):
+        fake.run = None
+
+    fake.init = init
+    fake.finish = finish
+    fake.util = SimpleNamespace(generate_id=lambda: f"drawn{time.perf_counter_ns()}")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_tracking_knows_all_arguments_and_goes_on(script, wandb, in_folder, monkeypatch):
+    args = args_of(script, env_id="OtherBase-v0", seed=7, track=True, **length(script, 4))
+    folder = stopped_in(3, script, args, monkeypatch)
+    (first,) = wandb.started
+    config = dict(first["config"])
+    for name, value in vars(args_of(script)).items():
+        assert name in config
+        if name not in ("num_envs", "env_id", "seed", "track", *length(script, 4)):
+            assert config[name] == value
+    assert config["env_id"] == "OtherBase-v0"
+    assert config["seed"] == 7
+    assert first["project"] == "meta-rl"
+    run_id = wandb.run.id
+
+    arguments = f"--resume {folder}/checkpoint.pt --track"
+    assert run_here(script, arguments, monkeypatch) is None
+    second = wandb.started[1]
+    assert len(wandb.started) == 2
+    assert second["id"] == run_id
+    assert second["resume"] in ("allow", "must")
+    assert second["name"] == first["name"]
+    assert second["config"]["seed"] == 7
+
+
+def test_two_tracked_runs_are_two(wandb, in_folder, monkeypatch):
+    ids = set()
+    stand_still(monkeypatch)
+    for _ in range(2):
+        rl2_ppo.train(args_of("rl2_ppo", track=True, **length("rl2_ppo", 1)))
+        ids.add(wandb.run.id)
+    assert len(ids) == 2
+
+
+def test_tracking_may_begin_with_a_resumed_run(wandb, in_folder, monkeypatch):
+    args = args_of("rl2_ppo", env_id="OtherBase-v0", **length("rl2_ppo", 4))
+    folder = stopped_in(3, "rl2_ppo", args, monkeypatch)
+    assert not wandb.started
+    arguments = f"--resume {folder}/checkpoint.pt --track"
+    assert run_here("rl2_ppo", arguments, monkeypatch) is None
+    (started,) = wandb.started
+    assert started.get("resume") != "must"  # there is none
+    assert started["config"]["track"] is True
+
+
+# ----------------------------------------------------------- 17. asynchronous environments, stopped
+
+SLOW_LIGHTS = """
+import multiprocessing, os, time
+import gymnasium as gym
+import numpy as np
+
+if os.environ["START_METHOD"] != "default":
+    multiprocessing.set_start_method(os.environ["START_METHOD"], force=True)
+
+
+class SlowLights(gym.Env):
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def sample_task(self, rng):
+        return rng.random()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        time.sleep(0.05)  # so that the main process waits for it most of the time
+        return np.ones(1, np.float32), float(action), False, False, {}
+
+
+gym.register("SlowLights-v0", SlowLights, max_episode_steps=5, disable_env_checker=True)
+"""
+SMALLEST = {
+    "maml_trpo": "--meta-batch-size 1 --episodes-per-task 2 --hidden-size 4",
+    "rl2_ppo": "--num-envs 2 --num-minibatches 1 --episodes-per-trial 2 --hidden-size 4",
+    "snail_ppo": "--num-envs 2 --num-minibatches 1 --episodes-per-trial 2 --sizes 4 4 4 4",
+}
+
+
+def listen():
+    """To Ctrl-C, even if the tests run in the background, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def has_ended(group):
+    """Whether no process of a group is left, within five seconds."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    "script, start_method, number, whom, seconds",
+    [
+        ("maml_trpo", "spawn", signal.SIGINT, "group", 0.5),  # one worker: each imports torch
+        ("maml_trpo", "spawn", signal.SIGTERM, "group", 0.5),
+        ("maml_trpo", "forkserver", signal.SIGINT, "group", 0.5),
+        ("maml_trpo", "forkserver", signal.SIGTERM, "group", 0.5),
+        ("maml_trpo", "fork", signal.SIGTERM, "group", 0.5),
+        ("rl2_ppo", "fork", signal.SIGINT, "group", 0.5),
+        ("snail_ppo", "default", signal.SIGTERM, "main process", 0.0),
+    ],
+)
+def test_a_stop_is_one_sentence_and_leaves_no_process(
+    script, start_method, number, whom, seconds, tmp_path
+):
+    (tmp_path / "slow_lights.py").write_text(SLOW_LIGHTS)
+    arguments = f"--no-cuda --env-id slow_lights:SlowLights-v0 {SMALLEST[script]}"
+    arguments += f" {LENGTH[script]} 100000000 --env-kwargs vectorization_mode async"
+    if start_method == "spawn":
+        arguments += " --episodes-per-task 1"
+    variables = {"START_METHOD": start_method, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(script, arguments),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own
+        preexec_fn=listen,
+        env=os.environ | variables,
+    )
+    try:
+        while not list(tmp_path.glob("runs/*/checkpoint.pt")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        time.sleep(seconds)  # 0: there is a checkpoint, but not much else yet
+        if whom == "group":
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+        assert has_ended(process.pid)
+    finally:
+        if not has_ended(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    assert process.returncode not in (0, -signal.SIGINT, -signal.SIGTERM)
+    assert "Traceback" not in stderr
+    assert len(stderr.splitlines()) == 1
+    resume = f"python {script}.py --resume {checkpoint.relative_to(tmp_path)}"
+    assert stderr.strip().endswith(resume)
+    assert torch.load(checkpoint, weights_only=True)["algorithm"] == script  # it is whole
+
+
+class Interrupted(envs.TaskVectorEnv):
+    """Ctrl-C comes when 77 sub-environments are built: in the evaluation."""
+
+    def __init__(self, num_envs=1):
+        if num_envs == 77:
+            raise KeyboardInterrupt
+        super().__init__(num_envs, 5, Discrete(2), Discrete(2))
+
+    def _draw(self, num_tasks, rng):
+        return rng.random(num_tasks)
+
+    def _advance(self, actions):
+        return actions * 1.0, np.zeros(self.num_envs, dtype=bool), {}
+
+
+gym.register("Interrupted-v0", vector_entry_point=Interrupted)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_stop_in_the_evaluation_says_how_to_go_on(script, in_folder, monkeypatch):
+    sizes = "--num-envs 80 --eval-trials 77"
+    if script == "maml_trpo":
+        sizes = "--episodes-per-task 100 --eval-trials 7 --eval-episodes 11"
+    arguments = f"{without_env_kwargs(script)} {SHORT[script]} {sizes} --env-id Interrupted-v0"
+    message = run_here(script, arguments, monkeypatch)
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    assert message.startswith("error: ")
+    resume = f"python {script}.py --resume {checkpoint.relative_to(in_folder)}"
+    assert message.endswith(resume)
+    more = "--eval-trials 6"
+    assert run_here(script, f"--resume {checkpoint} {more}", monkeypatch) is None
+    assert (checkpoint.parent / "eval.json").exists()
