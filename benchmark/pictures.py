@@ -90,7 +90,7 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
         data = {name: rollout[name].unflatten(1, (num_tasks, copies)).numpy() for name in names}
     env.close()
 
-    space = env._base_space  # of what was seen without the task
+    space = env.unwrapped._base_space  # of what was seen without the task
     if env.observe_task:
         data["obs"] = data["obs"][..., : flatdim(space)]
     if isinstance(space, Discrete) and data["obs"].ndim == 4:  # one-hot
@@ -284,21 +284,23 @@ def locomotion(checkpoint, folder, num_tasks=2):
     import mujoco
     from mujoco.rendering.classic import gl_context
 
-    env, tasks, parts = trials(checkpoint, num_tasks, 1, look=lambda env: env._qpos.copy())
+    env, tasks, parts = trials(
+        checkpoint, num_tasks, 1, look=lambda env: env.unwrapped._qpos.copy()
+    )
     has_display = os.environ.get("DISPLAY") or "MUJOCO_GL" in os.environ
     try:
         if sys.platform == "linux" and not has_display:
             from mujoco import egl
 
             gl_context.GLContext = egl.GLContext
-        renderer = mujoco.Renderer(env._model, 150, 200)
+        renderer = mujoco.Renderer(env.unwrapped._model, 150, 200)
     except Exception as error:  # whatever is missing: a library, a driver, a display
         raise envs.UsageError(f"Cannot draw without OpenGL ({error!r}): {PACKAGES}.") from None
-    data = mujoco.MjData(env._model)
+    data = mujoco.MjData(env.unwrapped._model)
 
     def image_of(pose):
         data.qpos[:] = pose
-        mujoco.mj_forward(env._model, data)
+        mujoco.mj_forward(env.unwrapped._model, data)
         renderer.update_scene(data, camera="track")
         image = Image.fromarray(renderer.render())
         position = f"x = {pose[0]:.1f} m"

@@ -179,7 +179,7 @@ def test_what_stands_in_a_picture_is_what_the_agent_did(tmp_path, monkeypatch):
         return reward, self.np_random.random(self.num_envs) < 1 / 3, info
 
     monkeypatch.setattr(envs.Navigation2D, "_advance", often_there)
-    _, goals, parts = pictures.trials(path, 4, 3, look=lambda env: env._state.copy())
+    _, goals, parts = pictures.trials(path, 4, 3, look=lambda env: env.unwrapped._state.copy())
     agent = rl2_ppo.load(path)
     again = envs.make("Navigation2D-v0", 12, horizon=7)
     torch.manual_seed(0)
@@ -212,7 +212,7 @@ def test_what_stands_in_a_picture_of_maml_is_what_it_did(tmp_path, monkeypatch):
         return reward, self.np_random.random(self.num_envs) < 1 / 3, info
 
     monkeypatch.setattr(envs.Navigation2D, "_advance", often_there)
-    _, goals, parts = pictures.trials(path, 2, 3, look=lambda env: env._state.copy())
+    _, goals, parts = pictures.trials(path, 2, 3, look=lambda env: env.unwrapped._state.copy())
     policy, params, args = maml_trpo.load(path)
     again = envs.make("Navigation2D-v0", 40, horizon=7)
     torch.manual_seed(0)
