@@ -146,6 +146,7 @@ def check_arguments(args, world_size):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
     for name in (
         "episodes_per_trial",
+        "total_timesteps",
         "num_envs",
         "num_minibatches",
         "update_epochs",
@@ -157,10 +158,12 @@ def check_arguments(args, world_size):
     ):
         if np.min(getattr(args, name)) <= 0:  # the least one: SNAIL has several sizes
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
-    if max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1:
-        raise UsageError("gamma, gae_lambda and gamma_start must not exceed 1.")
-    if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0:
-        raise UsageError("eval_trials must be at least 2, seed and eval_seed at least 0.")
+    is_above_1 = max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1
+    if is_above_1 or args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0:
+        raise UsageError(
+            "gamma, gae_lambda and gamma_start must not exceed 1, "
+            "eval_trials must be at least 2, seed and eval_seed at least 0."
+        )
     if "num_envs" in args.env_kwargs:
         raise UsageError("env_kwargs must not hold num_envs: say --num-envs.")
 
@@ -185,13 +188,14 @@ class RunningMeanStd(nn.Module):
         zeros = torch.zeros(size, dtype=torch.float64)
         self.register_buffer("mean", zeros)
         self.register_buffer("var", zeros + 1)
-        self.register_buffer("count", zeros + 1e-4)  # above 0: a trace of var 1 stays, so var > 0
+        self.register_buffer("count", zeros + 0)  # a tensor of its own
 
     def update(self, x):
         """Takes in the rows x [B, size]: the moments of two groups together (Chan et al. 1979)."""
         x = x.double()
         batch_mean = average(x.mean(0))
-        batch_var = average(x.var(0, correction=0))
+        # above 0, for what never changes is divided by it, too
+        batch_var = average(x.var(0, correction=0)).clamp(min=1e-8)
         batch_count = average(torch.full_like(self.mean, len(x)))
         self.count += batch_count
         weight = batch_count / self.count
@@ -354,8 +358,8 @@ class Agent(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
             h = self.embedding(self.convolve(x[None]))  # [1, N, D]
             if memory is None:
-                lookup_size = self.attention.linear.out_features
-                memory = ([], h.new_empty(len(x), 1, self.steps, lookup_size))
+                size = self.attention.linear.out_features
+                memory = ([], h.new_empty(len(x), 1, self.steps, size))
             features, lookups = memory  # of the steps so far
             t = len(features)
             if t == self.steps:
@@ -693,8 +697,7 @@ def train(args):
             seeds = np.random.SeedSequence([0, args.seed, iteration, rank])
             torch_seed, task_seed, env_seed = seeds.generate_state(3)
             torch.manual_seed(torch_seed)
-            tasks = env.sample_tasks(num_trials, task_seed)
-            data = rollout(agent, env, tasks, episodes, env_seed)
+            data = rollout(agent, env, env.sample_tasks(num_trials, task_seed), episodes, env_seed)
             valid = data["valid"]  # [T, N]
 
             # The sum of an episode's regrets is, on average, V*(s_0) minus its return: to lower the
@@ -729,13 +732,13 @@ def train(args):
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             # of the variance of returns; advantage = returns - value
-            unexplained = advantage[valid].var() / returns[valid].var()
-            logs["losses/explained_variance"] = 1 - unexplained.item()
-            episode_returns = sum_by_episode(data, "reward", episodes).mean(0).tolist()
+            unexplained = (advantage[valid].var() / returns[valid].var()).item()
+            logs["losses/explained_variance"] = 1 - unexplained
+            episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
             for i, episode_return in enumerate(episode_returns, 1):
                 logs[f"charts/return_episode_{i}"] = episode_return
             logs |= {
-                "charts/trial_return": sum(episode_returns),
+                "charts/trial_return": episode_returns.sum(),
                 "charts/learning_rate": learning_rate,
                 "charts/gamma": gamma,
                 "charts/episodes_per_trial": episodes,
@@ -746,7 +749,7 @@ def train(args):
             writer.flush()
             print(
                 f"{global_step} of {args.total_timesteps:.0f} steps, return of {episodes} episodes "
-                f"{sum(episode_returns):.3f}"
+                f"{episode_returns.sum():.3f}"
             )
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
