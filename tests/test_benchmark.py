@@ -35,6 +35,11 @@ def published_by_agent(name):
     return plot.read(f"{name}/seed-{run.read_agent_seed(name)}/eval.json")
 
 
+def number_of_tasks(result):
+    """In how many tasks a row was evaluated; older results have another name for it."""
+    return result.get("eval_trials", result.get("num_trials"))
+
+
 def held_out_tasks(result, count):
     """Tasks that neither training nor the row's evaluation saw."""
     env = envs.make(result["env_id"], 1, **result["env_kwargs"])
@@ -46,7 +51,7 @@ def held_out_tasks(result, count):
 def directions(result):
     """The two directions, and which part of the row's held-out tasks each of them is."""
     env = envs.make(result["env_id"], 1)
-    tasks = env.sample_tasks(result["eval_trials"], [1, 0])
+    tasks = env.sample_tasks(number_of_tasks(result), [1, 0])
     env.close()
     both, counts = np.unique(tasks, return_counts=True)
     return both, counts / counts.sum()
@@ -118,7 +123,7 @@ def test_the_policy_of_a_maml_row_scores_what_the_row_says(name):
     env.close()
     means = np.array(result["return_by_gradient_step"])
     stderrs = np.array(result["return_by_gradient_step_stderr"])
-    spread = stderrs * result["eval_trials"] ** 0.5  # over tasks
+    spread = stderrs * number_of_tasks(result) ** 0.5  # over tasks
     for step, batch in enumerate(batches):
         mean, error = weighted_mean(weights, batch["return"].double().numpy())
         if step > 0 or "Dir" not in args.env_id:  # other tasks, or steps that differ by chance
