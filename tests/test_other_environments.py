@@ -1578,9 +1578,10 @@ ARGUMENTS = {
 def test_a_module_whose_name_is_taken_names_the_file_that_was_imported(
     script, name, tmp_path, monkeypatch
 ):
-    (tmp_path / f"{name}.py").write_text(OWN)
+    (tmp_path / f"{name}.py").write_text(OWN.replace("Good", "Unheard"))
     monkeypatch.chdir(tmp_path)
-    message = run_here(script, f"--env-id {name}:Good-v0", monkeypatch)
+    arguments = f"--env-id {name}:Unheard-v0 {ARGUMENTS[script]}"
+    message = run_here(script, arguments, monkeypatch)
     assert message.startswith("error: ")
     assert "\n" not in message
     assert sys.modules[name].__file__ in message
