@@ -405,7 +405,7 @@ class KeepTask(gym.Wrapper):
         if self.has_process:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains,
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which has its own way to stop, too.
-            seed_generators(seed)  # which are the same in all processes at first
+            seed_generators(seed)  # else all processes would draw alike
             if "torch" in sys.modules:
                 sys.modules["torch"].manual_seed(seed)
         if self.levels:

@@ -95,7 +95,7 @@ class Args:
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
-    """the lambda for the general advantage estimation"""
+    """the lambda for the general advantage estimation; longer episodes want a larger one"""
     max_kl: float = 0.01
     """the trust region delta: the mean KL divergence of the adapted policies in a meta-update"""
     cg_iterations: int = 10
@@ -502,8 +502,8 @@ def train(args):
     iteration = 0
     global_step = 0
     start_time = time.time()
-    run_dir = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = Path(run_dir.replace(":", "_"))
+    run_name = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
+    run_dir = Path(run_name.replace(":", "_"))
     if args.resume:
         saved = read_checkpoint(args.resume, device)
         for name in ("env_id", "env_kwargs", "hidden_size", "action_scale"):
@@ -604,7 +604,7 @@ def train(args):
         return
     save_checkpoint()
     tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-    few = env.count_tasks(tasks)  # then training saw them, too
+    few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
     env.close()
 
     wall_seconds = time.time() - start_time

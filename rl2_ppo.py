@@ -207,7 +207,7 @@ class RunningMeanStd(nn.Module):
 class Agent(nn.Module):
     """A recurrent trunk, a policy and a value head (RL^2, section 2.3).
 
-    Whoever loads a trained agent uses it through `initial_state` and `act`.
+    Use it through `initial_state` and `act`.
     """
 
     def __init__(self, env, args):
@@ -543,8 +543,8 @@ def train(args):
     iteration = 0
     global_step = 0
     start_time = time.time()
-    run_dir = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = Path(run_dir.replace(":", "_"))
+    run_name = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
+    run_dir = Path(run_name.replace(":", "_"))
     if args.resume:
         saved = read_checkpoint(args.resume, device)
         for name in ("env_id", "env_kwargs", "cell", "hidden_size", "norm_obs"):
@@ -645,7 +645,7 @@ def train(args):
                 (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
-            # of the variance of returns; advantage = returns - value
+            # the part of the returns' variance that the values leave: advantage = returns - value
             unexplained = (advantage[valid].var() / returns[valid].var()).item()
             logs["losses/explained_variance"] = 1 - unexplained
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
@@ -677,7 +677,7 @@ def train(args):
         return
     save_checkpoint()
     tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-    few = env.count_tasks(tasks)  # then training saw them, too
+    few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
     env.close()
 
     wall_seconds = time.time() - start_time
