@@ -86,6 +86,8 @@ class Args:
     """adaptation steps of the meta-gradient; 0 is TRPO over all tasks, the paper's *pretrained*"""
     inner_lr: float = 0.1
     """the step size alpha of adaptation"""
+    later_fraction: float = 0.5
+    """steps beyond those of training are this fraction of inner_lr long, in evaluation"""
     first_order: bool = False
     """if toggled, leave out second derivatives: the adaptation step counts as a constant"""
     hidden_size: int = 100
@@ -327,7 +329,7 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
         if i > 0:
             step_size = args.inner_lr
             if i > max(1, args.num_inner_steps):  # steps that training did not know: appendix A.2
-                step_size = args.inner_lr / 2
+                step_size = args.inner_lr * args.later_fraction
             params = adapt(policy, params, batches[-1], replace(args, inner_lr=step_size))
         batch = rollout(policy, params, env, tasks, seed + i * env.num_envs)
         batch["advantage"] = advantages(batch, args.gamma, args.gae_lambda)

@@ -431,6 +431,26 @@ def speed():
     return "\n".join(lines)
 
 
+def gpu_speed():
+    """The scripts' speed on a machine with a GPU, without and with it, as a markdown table."""
+    measured = read("speed_gpu.json")
+    processor = f"{measured['cores']} cores"
+    lines = table_head(["what", processor, measured["gpu"], "times as fast"])
+    for name, gpu in measured.items():
+        if not name.endswith(", GPU"):
+            continue
+        name = name.removesuffix(", GPU")
+        cores = measured[name]
+        if "seconds" in gpu:
+            ratio = cores["seconds"] / gpu["seconds"]
+            cells = [f"{row['seconds']:.2f} s" for row in (cores, gpu)]
+        else:
+            ratio = gpu["steps_per_second"] / cores["steps_per_second"]
+            cells = [f"{row['steps_per_second']:,.0f} steps/s" for row in (cores, gpu)]
+        lines.append(table_row([name, *cells, f"**{ratio:.1f}**"]))
+    return "\n".join(lines)
+
+
 def maml_speed():
     """Seconds per meta-iteration of MAML, and what takes them, as a markdown table."""
     head = ["settings (tasks × episodes × steps)", "seconds", "rollouts", "advantages"]
@@ -510,6 +530,7 @@ def tables():
     texts[page, "curves"] = "\n\n".join(links)
     texts["docs/environments.md", "levels"] = levels()
     page = "docs/scaling.md"
+    texts[page, "gpu"] = gpu_speed()
     texts[page, "scaling"] = scaling()
     texts[page, "all-reduce"] = all_reduce()
     texts[page, "exchanged"] = exchanged()

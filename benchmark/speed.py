@@ -2,6 +2,7 @@
 
     python benchmark/speed.py            # writes benchmark/results/speed.json, about eight minutes
     python benchmark/speed.py SNAIL      # only what has this word in its name; keeps the rest
+    python benchmark/speed.py GPU        # the scripts on a GPU: into speed_gpu.json
 
 The environments in numpy run 4096 at a time on one core, those on MuJoCo 40 and 400 at a time on
 all cores. RL^2 and SNAIL run the settings at which `pytorch_rl2`, the closest peer, does 1,550 and
@@ -54,41 +55,49 @@ def environment(env_id, num_envs=4096, seconds=2.0):
     return max(speeds)
 
 
-def ppo(module, amp, iterations=2, num_envs=960, episodes_per_trial=100, **sizes):
+# The settings of `pytorch_rl2` (above).
+PEER = {"episodes_per_trial": 100, "num_envs": 960, "num_minibatches": 2, "update_epochs": 8}
+
+
+def now(device):
+    """The time in seconds, after all that the device has to do."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def ppo(module, iterations=2, device="cpu", **settings):
     """Steps per second of rollout and update together, and the rollout's share of the time.
 
-    Beside them, the share of RL^2's recurrent kernel in an iteration, or that of concatenating
-    features in the loss of SNAIL.
+    Beside them, on the processor, the share of RL^2's recurrent kernel in an iteration, or that of
+    concatenating features in the loss of SNAIL.
     """
-    args = module.Args(
-        episodes_per_trial=episodes_per_trial,
-        num_envs=num_envs,
-        num_minibatches=2,
-        update_epochs=8,
-        amp=amp,
-        **sizes,
-    )
-    env = envs.make("Bandit-v0", num_envs)
-    agent = module.Agent(env, args)
+    args = module.Args(**settings)
+    env = envs.make(args.env_id, args.num_envs)
+    agent = module.Agent(env, args).to(device)
     optimizer = torch.optim.Adam(agent.parameters())
     times = []
     for _ in range(iterations + 1):  # the first one warms up
-        start = time.perf_counter()
-        tasks = env.sample_tasks(num_envs)
-        data = module.rollout(agent, env, tasks, episodes_per_trial, 0)
-        rolled_out = time.perf_counter()
+        start = now(device)
+        tasks = env.sample_tasks(args.num_envs)
+        data = module.rollout(agent, env, tasks, args.episodes_per_trial, 0)
+        rolled_out = now(device)
         data["signal"] = data["reward"]
         advantage, returns = module.advantages_and_returns(data, args.gamma, args.gae_lambda)
         data["advantage"] = advantage
         data["returns"] = returns
         module.update(agent, optimizer, data, args, 0.0)
-        times.append([rolled_out - start, time.perf_counter() - start])
+        times.append([rolled_out - start, now(device) - start])
+    env.close()
     rollout_seconds, seconds = np.mean(times[1:], axis=0)
     result = {
         "steps_per_second": data["value"].numel() / seconds,
         "rollout_share": rollout_seconds / seconds,
     }
-    minibatch = {name: tensor[:, : num_envs // 2].clone() for name, tensor in data.items()}
+    if device == "cuda":
+        return result
+    few = args.num_envs // args.num_minibatches
+    minibatch = {name: tensor[:, :few].clone() for name, tensor in data.items()}
     if module is snail_ppo:
         result["concatenation_share"] = concatenation_share(agent, minibatch, args)
     else:
@@ -143,38 +152,38 @@ def snail_steps(steps=1000, num_envs=256, repeats=10):
     return {"early": early, "late": late, "ratio": late / early}
 
 
-def timed(function, seconds):
+def timed(function, seconds, device):
     """The function, which then appends the seconds of each call to the list `seconds`."""
 
     def call(*arguments):
-        start = time.perf_counter()
+        start = now(device)
         result = function(*arguments)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now(device) - start)
         return result
 
     return call
 
 
-def maml(env_id, meta_batch_size, iterations=3, **settings):
+def maml(env_id, meta_batch_size, iterations=3, device="cpu", **settings):
     """Seconds per meta-iteration as `maml_trpo.train` runs it, and the seconds of its parts."""
     args = maml_trpo.Args(env_id=env_id, meta_batch_size=meta_batch_size, **settings)
     env = envs.make(env_id, meta_batch_size * args.episodes_per_task)
     policy = maml_trpo.Policy(env, args)
-    params = policy.initial_params()
+    params = policy.initial_params(device)
     rollouts = []
     advantages = []
     updates = []
-    rollout = timed(maml_trpo.rollout, rollouts)
-    compute_advantages = timed(maml_trpo.advantages, advantages)
-    update = timed(maml_trpo.update, updates)
+    rollout = timed(maml_trpo.rollout, rollouts, device)
+    compute_advantages = timed(maml_trpo.advantages, advantages, device)
+    update = timed(maml_trpo.update, updates, device)
     with patch.multiple(maml_trpo, rollout=rollout, advantages=compute_advantages):
         for i in range(iterations + 1):
             if i == 1:  # the first one warms up
-                start = time.perf_counter()
+                start = now(device)
             tasks = env.sample_tasks(meta_batch_size)
             batches = maml_trpo.trial(policy, params, env, tasks, 1, i, args)
             params, _ = update(policy, params, batches, args)
-    seconds = (time.perf_counter() - start) / iterations
+    seconds = (now(device) - start) / iterations
     env.close()
     # An iteration has two of the first ones: before and after the adaptation.
     return {
@@ -271,6 +280,17 @@ def all_reduce(repeats=100):
     return result
 
 
+# Settings of the rows on locomotion.
+RUNNING = {
+    "env_id": "HalfCheetahDir-v0",
+    "episodes_per_trial": 2,
+    "num_envs": 256,
+    "cell": "lstm",
+    "hidden_size": 128,
+    "num_minibatches": 4,
+    "update_epochs": 4,
+}
+
 JOBS = {
     "Bandit-v0, 4096 sub-environments, one core": partial(environment, "Bandit-v0"),
     "TabularMDP-v0, 4096 sub-environments, one core": partial(environment, "TabularMDP-v0"),
@@ -283,10 +303,12 @@ JOBS = {
     ),
     "AntVel-v0, 40 sub-environments": partial(environment, "AntVel-v0", num_envs=40),
     "AntVel-v0, 400 sub-environments": partial(environment, "AntVel-v0", num_envs=400),
-    "RL^2 at the peer's settings": partial(ppo, rl2_ppo, amp=False, hidden_size=256),
-    "RL^2 at the peer's settings, --amp": partial(ppo, rl2_ppo, amp=True, hidden_size=256),
-    "SNAIL at the peer's settings": partial(ppo, snail_ppo, amp=False),
-    "SNAIL at the peer's settings, --amp": partial(ppo, snail_ppo, amp=True),
+    "RL^2 at the peer's settings": partial(ppo, rl2_ppo, **PEER, hidden_size=256),
+    "RL^2 at the peer's settings, --amp": partial(ppo, rl2_ppo, **PEER, amp=True, hidden_size=256),
+    "SNAIL at the peer's settings": partial(ppo, snail_ppo, **PEER),
+    "SNAIL at the peer's settings, --amp": partial(ppo, snail_ppo, **PEER, amp=True),
+    "RL^2 on 256 HalfCheetahs": partial(ppo, rl2_ppo, **RUNNING),
+    "RL^2 on 256 HalfCheetahs, --amp": partial(ppo, rl2_ppo, **RUNNING, amp=True),
     "SNAIL, one step of 256 trials of 1000 steps": partial(snail_steps),
     "2D navigation, 20 × 20 × 100": partial(maml, "Navigation2D-v0", meta_batch_size=20),
     "HalfCheetah, 40 × 20 × 200": partial(maml, "HalfCheetahDir-v0", meta_batch_size=40),
@@ -305,24 +327,34 @@ JOBS = {
     ),
     "all-reduce, microseconds": partial(all_reduce),
 }
+# Those of the processor again, where there is a GPU.
+GPU_JOBS = {}
+for _name, _job in JOBS.items():
+    if _job.func in (ppo, maml):
+        GPU_JOBS[f"{_name}, GPU"] = partial(_job, device="cuda")
 
 
 def main(only=""):
     path = RESULTS / "speed.json"
     machine = {"cores": torch.get_num_threads(), "torch": torch.__version__}
+    all_jobs = JOBS
+    if torch.cuda.is_available():
+        path = RESULTS / "speed_gpu.json"
+        machine["gpu"] = torch.cuda.get_device_name()
+        all_jobs = JOBS | GPU_JOBS
     measured = {}
-    if only:
+    if only and path.exists():
         measured = json.loads(path.read_text())
         if {name: measured[name] for name in machine} != machine:
             sys.exit(
-                f"error: speed.json is of {measured['cores']} cores, torch {measured['torch']}: "
+                f"error: {path.name} is of {measured['cores']} cores, torch {measured['torch']}: "
                 "run all of it again."
             )
-    for name, job in JOBS.items():
+    for name, job in all_jobs.items():
         if only in name:
             measured[name] = job()
             print(f"{name}: {measured[name]}", flush=True)
-    jobs = {name: measured[name] for name in JOBS if name in measured}
+    jobs = {name: measured[name] for name in all_jobs if name in measured}
     path.write_text(json.dumps(machine | jobs, indent=2, ensure_ascii=False) + "\n")
 
 

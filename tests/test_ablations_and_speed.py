@@ -98,6 +98,16 @@ def test_names_are_those_of_the_results():
                 assert f"{algorithm}: {group}: {name}" in map(entry_id, ENTRIES)
     names = json.loads((speed.RESULTS / "speed.json").read_text()).keys()
     assert names == {"cores", "torch", *speed.JOBS}
+    names = json.loads((speed.RESULTS / "speed_gpu.json").read_text()).keys()
+    assert names <= {"cores", "torch", "gpu", *speed.JOBS, *speed.GPU_JOBS}
+
+
+def test_every_script_is_measured_on_a_gpu_as_on_the_processor():
+    for name, job in speed.GPU_JOBS.items():
+        other = speed.JOBS[name.removesuffix(", GPU")]
+        assert (job.func, job.args) == (other.func, other.args)
+        assert job.keywords == other.keywords | {"device": "cuda"}
+    assert len(speed.GPU_JOBS) == 9
 
 
 def positive_numbers(result):
@@ -207,7 +217,21 @@ def test_interrupted_ablations_go_on(monkeypatch, tmp_path):
     assert [entry["return"] for entry in written[group].values()] == [1, 2, 4]
 
 
+def test_a_machine_with_a_gpu_has_a_file_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    monkeypatch.setattr(speed, "JOBS", {"first": lambda: 1.0})
+    monkeypatch.setattr(speed, "GPU_JOBS", {"first, GPU": lambda: 2.0})
+    monkeypatch.setattr(speed.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(speed.torch.cuda, "get_device_name", lambda: "a card")
+    speed.main("GPU")
+    assert not (tmp_path / "speed.json").exists()
+    measured = json.loads((tmp_path / "speed_gpu.json").read_text())
+    assert measured["gpu"] == "a card"
+    assert list(measured) == ["cores", "torch", "gpu", "first, GPU"]
+
+
 def test_speed_keeps_what_was_not_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(speed, "RESULTS", tmp_path)
     monkeypatch.setattr(speed, "JOBS", {"first": lambda: 1.0, "second": lambda: 2.0})
     speed.main()

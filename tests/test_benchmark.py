@@ -397,9 +397,12 @@ def test_two_processes_do_not_train_the_same(tiny, monkeypatch):
 
 
 def test_ctrl_c_goes_on_to_the_script(tmp_path, monkeypatch):
+    # In a program that was started in the background, Ctrl-C may be ignored.
     program = """
+import signal
 import time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     Path("ready").touch()
     time.sleep(60)
