@@ -18,7 +18,7 @@ https://arxiv.org/abs/1502.05477, appendix C. The linear baseline is that of Dua
 https://arxiv.org/abs/1604.06778.
 
     python maml_trpo.py                                                # 2D navigation, 3 minutes
-    python maml_trpo.py --env-id HalfCheetahDir-v0 --meta-batch-size 40 --gamma 0.95 --max-kl 0.03
+    python maml_trpo.py --env-id HalfCheetahDir-v0 --action-scale 0.1 --gae-lambda 0.95
     python maml_trpo.py --resume runs/.../checkpoint.pt --num-iterations 500
 """
 
@@ -121,6 +121,7 @@ def check_arguments(args, world_size):
     for name in (
         "episodes_per_task",
         "inner_lr",
+        "later_fraction",
         "hidden_size",
         "action_scale",
         "max_kl",

@@ -17,6 +17,9 @@ from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
+# As in the scripts, which set it too late where torch is imported before them.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 import gymnasium as gym
 import numpy as np
 import torch

@@ -440,14 +440,20 @@ def gpu_speed():
         if not name.endswith(", GPU"):
             continue
         name = name.removesuffix(", GPU")
-        cores = measured[name]
+        row = measured.get(name)  # of the processor, where it was measured
+        without = ""
+        ratio = ""
         if "seconds" in gpu:
-            ratio = cores["seconds"] / gpu["seconds"]
-            cells = [f"{row['seconds']:.2f} s" for row in (cores, gpu)]
+            on_gpu = f"{gpu['seconds']:.2f} s"
+            if row is not None:
+                without = f"{row['seconds']:.2f} s"
+                ratio = f"{row['seconds'] / gpu['seconds']:.1f}"
         else:
-            ratio = gpu["steps_per_second"] / cores["steps_per_second"]
-            cells = [f"{row['steps_per_second']:,.0f} steps/s" for row in (cores, gpu)]
-        lines.append(table_row([name, *cells, f"**{ratio:.1f}**"]))
+            on_gpu = f"{gpu['steps_per_second']:,.0f} steps/s"
+            if row is not None:
+                without = f"{row['steps_per_second']:,.0f} steps/s"
+                ratio = f"{gpu['steps_per_second'] / row['steps_per_second']:.1f}"
+        lines.append(table_row([name, without, on_gpu, ratio]))
     return "\n".join(lines)
 
 

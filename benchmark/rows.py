@@ -60,12 +60,15 @@ MDP_FROM_REGRET = {
     "learn_from_regret": True,
 }
 LOCOMOTION = {"gamma": 0.95, "max_kl": 0.03, "fisher_fraction": 0.2}
-HALFCHEETAH_DIR = LOCOMOTION | {
-    "env_id": "HalfCheetahDir-v0",
+HALFCHEETAH = {
     "num_iterations": 120,
     "meta_batch_size": 40,
+    "action_scale": 0.1,
+    "gae_lambda": 0.95,
+    "max_kl": 0.03,
     "eval_trials": 100,
 }
+HALFCHEETAH_DIR = HALFCHEETAH | {"env_id": "HalfCheetahDir-v0", "later_fraction": 0.1}
 HALFCHEETAH_VEL = LOCOMOTION | {
     "env_id": "HalfCheetahVel-v0",
     "num_iterations": 160,
@@ -263,7 +266,7 @@ ROWS = {
         "title": "HalfCheetah, direction",
         "role": "MAML",
         "arguments": HALFCHEETAH_DIR,
-        "seeds": [1],
+        "seeds": SEEDS,
         "family": "HalfCheetah, direction",
     },
     "halfcheetah-dir-pretrained": {
@@ -271,14 +274,14 @@ ROWS = {
         "title": "HalfCheetah, direction",
         "role": "pretrained",
         "arguments": HALFCHEETAH_DIR | PRETRAINED,
-        "seeds": [1],
+        "seeds": SEEDS,
     },
     "halfcheetah-dir-oracle": {
         "script": "maml_trpo",
         "title": "HalfCheetah, direction",
         "role": "oracle",
         "arguments": HALFCHEETAH_DIR | ORACLE,
-        "seeds": [1],
+        "seeds": SEEDS,
     },
     "halfcheetah-vel-maml": {
         "script": "maml_trpo",

@@ -21,8 +21,13 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+# As in the scripts, which set it too late where torch is imported before them.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 import numpy as np
 import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.vec_env import VecEnv
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -105,6 +110,73 @@ def ppo(module, iterations=2, device="cpu", **settings):
         kernel = num_minibatches * kernel_seconds(agent, minibatch["x"])
         result["kernel_share"] = kernel / seconds
     return result
+
+
+class SB3VecEnv(VecEnv):
+    """One of our environments as stable-baselines3 wants it: tasks drawn at the first reset."""
+
+    def __init__(self, env):
+        self.env = env
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self):
+        obs, _ = self.env.reset(seed=0)
+        return obs
+
+    def step_async(self, actions):
+        self.actions = actions
+
+    def step_wait(self):
+        obs, reward, terminated, truncated, info = self.env.step(self.actions)
+        done = terminated | truncated
+        infos = [{} for _ in range(self.num_envs)]
+        for i in np.flatnonzero(done):
+            infos[i]["terminal_observation"] = info["final_obs"][i]
+        return obs, reward, done, infos
+
+    def close(self):
+        self.env.close()
+
+    def get_attr(self, name, indices=None):
+        return [getattr(self.env, name, None)] * self.num_envs
+
+    def set_attr(self, name, value, indices=None):
+        raise NotImplementedError
+
+    def env_method(self, name, *arguments, indices=None, **keywords):
+        raise NotImplementedError
+
+    def env_is_wrapped(self, wrapper_class, indices=None):
+        return [False] * self.num_envs
+
+
+def recurrent_ppo(num_envs=256, num_steps=400, hidden_size=128):
+    """Steps per second of sb3-contrib's RecurrentPPO at the settings of RUNNING.
+
+    Policy and value share one LSTM, and there is no other layer, as in rl2_ppo.py.
+    """
+    env = SB3VecEnv(envs.make("HalfCheetahDir-v0", num_envs))
+    batch = num_envs * num_steps
+    model = RecurrentPPO(
+        "MlpLstmPolicy",
+        env,
+        n_steps=num_steps,
+        batch_size=batch // RUNNING["num_minibatches"],
+        n_epochs=RUNNING["update_epochs"],
+        policy_kwargs={
+            "lstm_hidden_size": hidden_size,
+            "shared_lstm": True,
+            "enable_critic_lstm": False,
+            "net_arch": [],
+        },
+        device="cpu",
+    )
+    model.learn(batch)  # warms up
+    start = time.perf_counter()
+    model.learn(batch, reset_num_timesteps=False)
+    seconds = time.perf_counter() - start
+    env.close()
+    return batch / seconds
 
 
 def concatenation_share(agent, minibatch, args):
@@ -309,6 +381,7 @@ JOBS = {
     "SNAIL at the peer's settings, --amp": partial(ppo, snail_ppo, **PEER, amp=True),
     "RL^2 on 256 HalfCheetahs": partial(ppo, rl2_ppo, **RUNNING),
     "RL^2 on 256 HalfCheetahs, --amp": partial(ppo, rl2_ppo, **RUNNING, amp=True),
+    "sb3-contrib's RecurrentPPO on 256 HalfCheetahs": partial(recurrent_ppo),
     "SNAIL, one step of 256 trials of 1000 steps": partial(snail_steps),
     "2D navigation, 20 × 20 × 100": partial(maml, "Navigation2D-v0", meta_batch_size=20),
     "HalfCheetah, 40 × 20 × 200": partial(maml, "HalfCheetahDir-v0", meta_batch_size=40),

@@ -2,8 +2,11 @@
 
 import json
 import math
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import cache
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -11,6 +14,7 @@ import tyro
 
 from benchmark import ablations, speed
 
+ROOT = Path(__file__).parent.parent
 PPO = {"total_timesteps": 1, "num_envs": 8, "num_minibatches": 2, "eval_trials": 2}
 MAML = {
     "num_iterations": 1,
@@ -28,6 +32,7 @@ ENTRIES = list(ablations.entries())
 TINY_JOBS = {
     "environment": {"num_envs": 3, "seconds": 0.003},
     "ppo": {"iterations": 1, "num_envs": 4, "episodes_per_trial": 3},
+    "recurrent_ppo": {"num_envs": 4, "num_steps": 8, "hidden_size": 8},
     "snail_steps": {"steps": 10, "num_envs": 2, "repeats": 2},
     "maml": {"meta_batch_size": 2, "episodes_per_task": 2, "hidden_size": 8, "iterations": 1},
     "all_reduce": {"repeats": 3},
@@ -215,6 +220,27 @@ def test_interrupted_ablations_go_on(monkeypatch, tmp_path):
     written = json.loads((tmp_path / "ablations.json").read_text())["maml_trpo"]
     (group,) = [group for group in written if "Ant" in group]
     assert [entry["return"] for entry in written[group].values()] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("name", ["speed", "ablations"])
+def test_threads_wait_as_briefly_as_in_the_scripts(name):
+    """Where torch is imported first, the scripts set it too late."""
+    program = f"""
+import builtins, os, runpy
+load = builtins.__import__
+def check(name, *arguments):
+    if name == "torch":
+        print("torch", os.environ.get("GOMP_SPINCOUNT"))
+        os._exit(0)
+    return load(name, *arguments)
+builtins.__import__ = check
+os.environ.pop("GOMP_SPINCOUNT", None)
+runpy.run_path("benchmark/{name}.py")
+"""
+    done = subprocess.run(
+        [sys.executable, "-uc", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "torch 5000\n"
 
 
 def test_a_machine_with_a_gpu_has_a_file_of_its_own(monkeypatch, tmp_path):

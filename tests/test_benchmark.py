@@ -113,6 +113,7 @@ def test_the_policy_of_a_maml_row_scores_what_the_row_says(name):
     num_episodes = 20 if is_maml else 10
     if "Dir" in args.env_id:
         tasks, weights = directions(result)
+        num_episodes = 40  # some of them end in a fall, and earn far less than the others
     else:
         count = 3 if is_maml else 8
         tasks = held_out_tasks(result, count)

@@ -696,13 +696,18 @@ def test_nothing_to_learn_leaves_the_parameters_untouched():
 
 
 @pytest.mark.parametrize(
-    "trained, step_sizes",
-    [(0, [0.4, 0.2, 0.2]), (1, [0.4, 0.2, 0.2]), (2, [0.4, 0.4, 0.2])],
+    "trained, settings, step_sizes",
+    [
+        (0, {}, [0.4, 0.2, 0.2]),
+        (1, {}, [0.4, 0.2, 0.2]),
+        (2, {}, [0.4, 0.4, 0.2]),
+        (1, {"later_fraction": 0.1}, [0.4, 0.04, 0.04]),
+    ],
 )
-def test_a_trial_halves_the_step_size_after_the_steps_of_training(trained, step_sizes):
+def test_steps_that_training_did_not_know_are_a_fraction_as_long(trained, settings, step_sizes):
     env, policy, params = untrained("EarlyEnds-v0", 6)
     tasks = env.sample_tasks(2, 0)
-    args = Args(num_inner_steps=trained, inner_lr=0.4)
+    args = Args(num_inner_steps=trained, inner_lr=0.4, **settings)
     torch.manual_seed(1)
     batches = maml_trpo.trial(policy, params, env, tasks, 3, 7, args)
     assert len(batches) == 4
