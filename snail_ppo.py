@@ -31,7 +31,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from math import ceil, isfinite, log2
+from math import ceil, isfinite
 from pathlib import Path
 
 # Idle threads of torch wait in a loop, on cores that the environments need. This many rounds are a
@@ -142,7 +142,7 @@ class Args:
     """the seed of the held-out tasks, which training never sees"""
 
 
-def check_arguments(args, world_size):
+def check_arguments(args):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
     for name in (
         "episodes_per_trial",
@@ -172,9 +172,9 @@ def average(x):
     """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
     if not dist.is_initialized():
         return x
-    x = x.clone()
-    dist.all_reduce(x)
-    return x / dist.get_world_size()
+    x = x / dist.get_world_size()
+    dist.all_reduce(x)  # the sum over processes, in place
+    return x
 
 
 class RunningMeanStd(nn.Module):
@@ -185,7 +185,7 @@ class RunningMeanStd(nn.Module):
 
     def __init__(self, size):
         super().__init__()
-        zeros = torch.zeros(size, dtype=torch.float64)
+        zeros = torch.zeros(size).double()
         self.register_buffer("mean", zeros)
         self.register_buffer("var", zeros + 1)
         self.register_buffer("count", zeros + 0)  # a tensor of its own
@@ -196,7 +196,7 @@ class RunningMeanStd(nn.Module):
         batch_mean = average(x.mean(0))
         # above 0, for what never changes is divided by it, too
         batch_var = average(x.var(0, correction=0)).clamp(min=1e-8)
-        batch_count = average(torch.full_like(self.mean, len(x)))
+        batch_count = average(x.new_tensor(len(x)))
         self.count += batch_count
         weight = batch_count / self.count
         delta = batch_mean - self.mean
@@ -269,21 +269,22 @@ class Agent(nn.Module):
         self.amp = args.amp and HAS_BFLOAT16
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
+        self.has_discrete_actions = isinstance(self.action_space, Discrete)
         self.obs_size = flatdim(self.observation_space)
         self.action_size = flatdim(self.action_space)
         self.obs_stats = RunningMeanStd(self.obs_size)
         self.return_stats = RunningMeanStd(1)  # here, so that checkpoints hold it
 
         features = self.obs_size
-        self.sees_images = len(self.observation_space.shape) == 3
+        shape = self.observation_space.shape
+        self.sees_images = len(shape) == 3
         if self.sees_images:
-            height, width, channels = self.observation_space.shape
+            height, width, channels = shape
             self.convolutions = nn.Sequential(
                 nn.Conv2d(channels, 16, 3, stride=2, padding=1),
                 nn.ReLU(),
                 nn.Conv2d(16, 32, 3, stride=2, padding=1),
                 nn.ReLU(),
-                nn.Flatten(),
             )
             features = 32 * ceil(height / 4) * ceil(width / 4)  # each convolution halves both sides
         input_size = features + self.action_size + 2  # 2: reward and end of episode
@@ -292,12 +293,14 @@ class Agent(nn.Module):
         self.embedding = nn.Linear(input_size, embedding)
         # A TC block's dilations double until it sees a whole trial, 1 + 1 + 2 + 4 + ... steps.
         self.steps = args.episodes_per_trial * env.horizon
-        dilations = [2**i for i in range(ceil(log2(self.steps)))] * args.tc_blocks
         size = embedding  # D, the features so far
         self.blocks = nn.ModuleList()
-        for dilation in dilations:
-            self.blocks.append(DenseBlock(size, filters, dilation))
-            size += filters
+        for _ in range(args.tc_blocks):
+            dilation = 1
+            while dilation < self.steps:
+                self.blocks.append(DenseBlock(size, filters, dilation))
+                size += filters
+                dilation *= 2
         self.attention = CausalAttention(size, key_size, value_size)
 
         size += value_size
@@ -307,8 +310,11 @@ class Agent(nn.Module):
         nn.init.orthogonal_(self.value.weight)
         for head in (self.policy, self.value):
             nn.init.zeros_(head.bias)
-        if isinstance(self.action_space, Box):
+        if not self.has_discrete_actions:
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
+            # [2, action], to which the environment clips; no part of a checkpoint
+            limits = np.array([self.action_space.low, self.action_space.high])
+            self.register_buffer("action_limits", torch.tensor(limits), persistent=False)
 
     def initial_state(self, num_envs):
         """The state in which trials side by side begin: None, a memory of no steps.
@@ -318,19 +324,24 @@ class Agent(nn.Module):
         return None
 
     def encode(self, obs, prev_action, prev_reward, prev_done, first):
-        """The input x_t [N, obs + action + 2]; with `first`, nothing came before."""
+        """The input x_t [N, obs + action + 2]; with `first`, nothing came before.
+
+        A continuous action is seen as the environment carries it out, within its space.
+        """
         if isinstance(self.observation_space, Discrete):
             obs = one_hot(obs.long(), self.obs_size)
-        elif self.args.norm_obs:
-            obs = self.obs_stats.normalize(obs.flatten(1))
-        obs = obs.flatten(1)
+        else:
+            obs = obs.flatten(1)
+            if self.args.norm_obs:
+                obs = self.obs_stats.normalize(obs)
         if first:
             return pad(obs, (0, self.action_size + 2)).float()  # zeros for a, r, d
-        if isinstance(self.action_space, Discrete):
+        if self.has_discrete_actions:
             prev_action = one_hot(prev_action.long(), self.action_size)
+        else:
+            prev_action = prev_action.clamp(*self.action_limits)
         # x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}], of whatever types
-        x = [obs, prev_action, prev_reward[:, None], prev_done[:, None]]
-        return torch.cat(x, dim=1).float()
+        return torch.column_stack([obs, prev_action, prev_reward, prev_done]).float()
 
     def convolve(self, x):
         """x [T, N, input], in which features of an image take the place of its pixels.
@@ -351,7 +362,7 @@ class Agent(nn.Module):
             for block in self.blocks:
                 h = block(h, h[: -block.dilation])
             h = self.attention(h)  # [T, N, C + V]
-        return self.heads(h.to(x.dtype))
+        return self.heads(h)
 
     def step(self, x, memory):
         """One step x [N, input]: the policy, values [N], and the memory that follows `memory`."""
@@ -371,13 +382,14 @@ class Agent(nn.Module):
                 h = block(h, past)
             features.append(h)
             h = self.attention.step(h[0], lookups, t)  # [N, C + V]
-        return *self.heads(h.to(x.dtype)), memory
+        return *self.heads(h), memory
 
     def heads(self, h):
         """pi(. | h_t), a distribution over actions, and V(h_t), of features h [..., size]."""
+        h = h.to(self.value.weight)  # with --amp from bfloat16
         out = self.policy(h)
         value = self.value(h).squeeze(-1)
-        if isinstance(self.action_space, Discrete):
+        if self.has_discrete_actions:
             return Categorical(logits=out), value
         scale = self.args.action_scale  # the unit of the network's output, mean and deviation
         return Independent(Normal(scale * out, scale * self.log_std.exp()), 1), value
@@ -387,7 +399,8 @@ class Agent(nn.Module):
         """Actions for N trials: arrays or tensors with first axis N in, (action, next state) out.
 
         `state` is `initial_state(N)` when a trial begins (of the inputs only `obs` counts then, the
-        others may be any arrays), and later what the last call returned.
+        others may be any arrays), and later what the last call returned. Actions are within the
+        action space: continuous ones are clipped to it.
         """
         inputs = [
             torch.as_tensor(array, device=self.value.weight.device)
@@ -395,7 +408,10 @@ class Agent(nn.Module):
         ]
         x = self.encode(*inputs, state is None)
         policy, _, state = self.step(x, state)
-        return policy.sample(), state
+        action = policy.sample()
+        if not self.has_discrete_actions:
+            action = action.clamp(*self.action_limits)
+        return action, state
 
 
 @torch.inference_mode()
@@ -405,13 +421,13 @@ def rollout(agent, env, tasks, episodes, seed):
     Returns a dict of tensors [T, N, ...], T <= episodes * env.horizon: network inputs `x`, `obs`,
     `action`, `log_prob`, `value`, `reward`, `regret` (where the environment reports it), `episode`,
     how many episodes are over, and `valid`, which is false after the trial's end. (A trial whose
-    episodes end early waits for the longest one.)
+    episodes end early waits for the longest one.) `action` is what the policy drew, `log_prob` is
+    of that; a continuous one is clipped by the environment, and in the next `x`.
     """
     device = agent.value.weight.device
     next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
-    action = reward = done = None  # nothing precedes the first step of a trial
+    action = reward = done = memory = None  # nothing precedes the first step of a trial
     episode = torch.zeros(env.num_envs, device=device).long()
-    memory = agent.initial_state(env.num_envs)
     steps = []
     while (episode < episodes).any():
         obs = torch.tensor(next_obs, device=device)  # a copy: an environment may reuse its arrays
@@ -455,7 +471,6 @@ def advantages_and_returns(data, gamma, gae_lambda):
     does not cut the sum of rewards, the trial's end does. `signal` is the reward, or minus the
     regret, as `train` scales it.
     """
-    signal = data["signal"]
     value = data["value"]
     valid = data["valid"]
     advantage = torch.zeros_like(value)
@@ -463,7 +478,7 @@ def advantages_and_returns(data, gamma, gae_lambda):
     lastgaelam = 0.0
     for t in reversed(range(len(value))):
         # A_t = delta_t + gamma lambda A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t
-        delta = signal[t] + gamma * next_value - value[t]
+        delta = data["signal"][t] + gamma * next_value - value[t]
         lastgaelam = (delta + gamma * gae_lambda * lastgaelam) * valid[t]  # 0 after the trial
         advantage[t] = lastgaelam
         next_value = value[t] * valid[t]
@@ -535,7 +550,8 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     """The return of each episode of one trial in each of the given tasks: [tasks, episodes].
 
     Tasks are an array as the environment's `sample_tasks` gives it. With `return_regret` a pair is
-    returned: the returns, and the regrets, which are None where the environment reports none.
+    returned: the returns, and the regrets, which are None where the environment reports none, or
+    reports it in a part of the tasks only.
     """
     returns = []
     regrets = []
@@ -552,10 +568,11 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
         returns.append(sum_by_episode(data, "reward", episodes_per_trial))
         if "regret" in data:
             regrets.append(sum_by_episode(data, "regret", episodes_per_trial))
+    has_regret = len(regrets) == len(returns)  # every batch reported it, not some alone
     returns = np.concatenate(returns)
     if not return_regret:
         return returns
-    return returns, np.concatenate(regrets) if regrets else None
+    return returns, np.concatenate(regrets) if has_regret else None
 
 
 def read_checkpoint(path, device="cpu"):
@@ -606,7 +623,7 @@ def train(args):
     """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    check_arguments(args, world_size)
+    check_arguments(args)
     device = "cpu"
     if torch.cuda.is_available() and args.cuda:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -732,12 +749,12 @@ def train(args):
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             # the part of the returns' variance that the values leave: advantage = returns - value
-            unexplained = (advantage[valid].var() / returns[valid].var()).item()
-            logs["losses/explained_variance"] = 1 - unexplained
+            unexplained = advantage[valid].var() / returns[valid].var()
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
             for i, episode_return in enumerate(episode_returns, 1):
                 logs[f"charts/return_episode_{i}"] = episode_return
             logs |= {
+                "losses/explained_variance": 1 - unexplained,
                 "charts/trial_return": episode_returns.sum(),
                 "charts/learning_rate": learning_rate,
                 "charts/gamma": gamma,
@@ -779,21 +796,19 @@ def train(args):
     samples = {"return_mean": totals, "return_by_episode": returns}
     if regrets is not None:
         samples["regret_mean"] = regrets.sum(1)
-    scores = {}
-    for name, x in samples.items():
-        mean = x.mean(0)
-        stderr = x.std(0, ddof=1) / len(x) ** 0.5
-        scores[name] = mean.tolist()
-        scores[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
-        print(f"  {name:20}{np.round(mean, 3)} +- {np.round(stderr, 3)}")
     result = {
         **vars(args),
-        **scores,
         "algorithm": ALGORITHM,
         "global_step": global_step,
         "wall_seconds": wall_seconds,
         "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
     }
+    for name, x in samples.items():
+        mean = x.mean(0)
+        stderr = x.std(0, ddof=1) / len(x) ** 0.5
+        result[name] = mean.tolist()
+        result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
+        print(f"  {name:20}{np.round(mean, 3)} +- {np.round(stderr, 3)}")
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
     return result
 

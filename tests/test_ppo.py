@@ -25,6 +25,17 @@ NETWORKS = pytest.mark.parametrize(
     [(rl2_ppo, {"cell": "gru"}), (rl2_ppo, {"cell": "lstm"}), (snail_ppo, {})],
     ids=["gru", "lstm", "snail"],
 )
+RESULTS = Path(__file__).parent.parent / "benchmark/results"
+# agents that were published before actions were clipped, of each network and kind of space
+AGENTS = [
+    RESULTS / name / "agent.pt"
+    for name in (
+        "bandit-5-arms-10-pulls",
+        "mdp-10-episodes-plain",
+        "snail-bandit-5-arms-10-pulls",
+        "snail-navigation-2-episodes",
+    )
+]
 TINY = {
     "total_timesteps": 480,
     "num_envs": 16,
@@ -81,7 +92,27 @@ class Fragile(gym.Env):
         return np.zeros(2, np.float32), 0.0, True, False, {}
 
 
+class HalfOpen(envs.TaskVectorEnv):
+    """Actions with two bounds, with a lower one alone, and with none: each step pays nothing."""
+
+    def __init__(self, num_envs):
+        low = np.array([10, 0, -np.inf], np.float32)
+        high = np.array([20, np.inf, np.inf], np.float32)
+        super().__init__(num_envs, 4, Box(-1, 1, (3,)), Box(low, high))
+
+    def _draw(self, num_tasks, rng):
+        return rng.uniform(0, 1, num_tasks)
+
+    def _observe(self):
+        return np.zeros((self.num_envs, 3))
+
+    def _advance(self, actions):
+        assert actions in self.action_space
+        return np.zeros(self.num_envs), False, {}
+
+
 gym.register("NearGoals-v0", vector_entry_point=NearGoals)
+gym.register("HalfOpen-v0", vector_entry_point=HalfOpen)
 gym.register("Reach-v0", vector_entry_point=Reach)
 gym.register("Fragile-v0", Fragile, max_episode_steps=1)
 
@@ -688,7 +719,7 @@ def test_action_scale_is_the_deviation_of_the_first_continuous_actions(module, s
     action = torch.randn(500, 2)
     number = torch.randn(500)
     x = agent.encode(obs, action, number, number, False)
-    torch.testing.assert_close(x[:, 3:5], action)  # raw
+    torch.testing.assert_close(x[:, 3:5], action.clamp(-high, high))
     outputs = []
     agent.policy.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
     policy, _, _ = agent.step(x, None)
@@ -697,8 +728,13 @@ def test_action_scale_is_the_deviation_of_the_first_continuous_actions(module, s
     torch.testing.assert_close(policy.mean, scale * outputs[0])
     by_axis = torch.distributions.Normal(policy.mean, scale).log_prob(action)
     torch.testing.assert_close(policy.log_prob(action), by_axis.sum(-1))
+    torch.manual_seed(1)
     first_action, _ = agent.act(obs, action, number, number, agent.initial_state(500))
-    deviation = first_action.std()
+    policy, _, _ = agent.step(agent.encode(obs, None, None, None, True), None)
+    torch.manual_seed(1)
+    draw = policy.sample()
+    torch.testing.assert_close(first_action, draw.clamp(-high, high))
+    deviation = draw.std()
     assert abs(deviation / scale - 1) < 4.5 / (2 * 1000) ** 0.5
 
 
@@ -825,6 +861,33 @@ def test_return_and_regret_are_two_estimates_that_agree(module):
     assert (other != returns).any()
 
 
+@pytest.mark.parametrize("reporting", [[0], [2], [0, 1], [], [0, 1, 2]])
+def test_a_regret_of_some_batches_alone_is_none(module, reporting, monkeypatch):
+    """The numbers are of the batches of one evaluation that report a regret."""
+    original = module.rollout
+    count = 0
+
+    def some_regrets(*arguments):
+        nonlocal count
+        data = original(*arguments)
+        if count not in reporting:
+            del data["regret"]
+        count += 1
+        return data
+
+    monkeypatch.setattr(module, "rollout", some_regrets)
+    env = envs.make("Bandit-v0")
+    agent = make_agent(module, env, 3, num_envs=16)
+    tasks = env.sample_tasks(40, 0)
+    returns, regrets = module.evaluate(agent, "Bandit-v0", {}, tasks, 3, 0, True)
+    assert count == 3
+    assert returns.shape == (40, 3)
+    if len(reporting) == 3:
+        assert regrets.shape == (40, 3)
+    else:
+        assert regrets is None
+
+
 def test_standard_errors_cover_the_truth(module):
     """A policy whose expected return is known: always the first arm, in tasks of many seeds."""
     env = envs.make("Bandit-v0")
@@ -858,6 +921,61 @@ def test_act_is_the_policy_of_the_rollout(module, name):
         assert torch.equal(action, expected["action"][t])
         obs, reward, terminated, truncated, _ = env.step(action.numpy())
         done = terminated | truncated
+
+
+CONTINUOUS = pytest.mark.parametrize("env_id", ["Navigation2D-v0", "Reach-v0", "HalfOpen-v0"])
+
+
+@NETWORKS
+@CONTINUOUS
+def test_act_stays_within_the_space_and_the_rollout_sees_the_same(module, network, env_id):
+    """Step by step through `act`, with the clipped actions, the network's inputs are the same."""
+    env = envs.make(env_id, 30)
+    space = env.single_action_space
+    agent = make_agent(module, env, 2, action_scale=5.0, **network)
+    agent.log_std.data.zero_()  # so that most draws are outside
+    tasks = env.sample_tasks(30, 0)
+    torch.manual_seed(3)
+    data = rollout(agent, env, tasks, 2)
+    draws = data["action"].numpy()
+    clipped = draws.clip(space.low, space.high)
+    assert (clipped != draws).mean() > 0.25
+    policy, _ = agent(data["x"])
+    log_prob = policy.log_prob(data["action"])  # of the draws
+    torch.testing.assert_close(log_prob, data["log_prob"], atol=1e-4, rtol=1e-4)
+    seen = data["x"][1:, :, agent.obs_size : -2].numpy()
+    np.testing.assert_array_equal(seen, clipped[:-1])
+
+    torch.manual_seed(3)
+    obs, _ = env.reset(seed=0, options={"tasks": tasks})
+    state = agent.initial_state(30)
+    action = reward = done = np.zeros(30)
+    for t in range(len(draws)):
+        if t > 0:
+            inputs = [torch.as_tensor(array) for array in (obs, action, reward, done)]
+            x = agent.encode(*inputs, False)
+            torch.testing.assert_close(x, data["x"][t], atol=1e-5, rtol=1e-5)
+            draw = data["action"][t - 1]
+            assert torch.equal(x, agent.encode(inputs[0], draw, *inputs[2:], False))
+        action, state = agent.act(obs, action, reward, done, state)
+        assert all(row in space for row in action.numpy())
+        np.testing.assert_allclose(action.numpy(), clipped[t], atol=1e-5, rtol=1e-4)
+        obs, reward, terminated, truncated, _ = env.step(action.numpy())
+        done = terminated | truncated
+
+
+@pytest.mark.parametrize("path", AGENTS, ids=[path.parent.name for path in AGENTS])
+def test_a_published_agent_still_loads_and_acts(path):
+    module = snail_ppo if path.parent.name.startswith("snail") else rl2_ppo
+    agent = module.load(path)
+    args = agent.args
+    env = envs.make(args.env_id, 8, **args.env_kwargs)
+    obs, _ = env.reset(seed=0)
+    zeros = np.zeros(8)
+    action, _ = agent.act(obs, zeros, zeros, zeros, agent.initial_state(8))
+    assert all(row in env.single_action_space for row in action.numpy())
+    saved = read(path)["agent"]
+    assert set(agent.state_dict()) == set(saved)  # also what this version writes
 
 
 def test_held_out_tasks_are_the_same_whatever_the_training_seed(module, in_tmp, monkeypatch):
