@@ -145,9 +145,9 @@ def average(x):
     """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
     if not dist.is_initialized():
         return x
-    x = x.clone()
-    dist.all_reduce(x)
-    return x / dist.get_world_size()
+    x = x / dist.get_world_size()
+    dist.all_reduce(x)  # the sum over processes, in place
+    return x
 
 
 class Policy:
