@@ -25,6 +25,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, flatdim
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 from numpy.lib.recfunctions import structured_to_unstructured
 
@@ -171,10 +172,10 @@ class Bandit(TaskVectorEnv):
     """
 
     def __init__(self, num_envs=1, num_arms=5, observe_task=False):
-        check_positive(num_arms=num_arms, num_envs=num_envs)
+        check_positive(num_arms=num_arms)
         self.num_arms = num_arms
-        self._first = np.arange(num_envs) * num_arms  # where n's arms begin in a flat table
         super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms), observe_task)
+        self._first = np.arange(num_envs) * num_arms  # where n's arms begin in a flat table
 
     def _draw(self, num_tasks, rng):
         return rng.random((num_tasks, self.num_arms))
@@ -279,9 +280,9 @@ class Navigation2D(TaskVectorEnv):
 
     def _advance(self, actions):
         self._state += actions  # the position
-        offset = self._state - self.tasks  # [N, 2]
-        near = np.abs(offset) < 0.01
-        return -np.hypot(offset[:, 0], offset[:, 1]), near[:, 0] & near[:, 1], {}
+        x, y = (self._state - self.tasks).T  # [N] each: the offset from the goal
+        # An episode ends where both coordinates are near the goal's.
+        return -np.hypot(x, y), np.maximum(abs(x), abs(y)) < 0.01, {}
 
 
 class Locomotion(TaskVectorEnv):
@@ -310,8 +311,11 @@ class Locomotion(TaskVectorEnv):
         xml = "ant.xml" if self._is_ant else "half_cheetah.xml"
         spec = mujoco.MjSpec.from_file(f"{gym.__path__[0]}/envs/mujoco/assets/{xml}")
         if self._is_ant:  # MuJoCo computes contact forces only where a sensor depends on them
-            accelerometer = mujoco.mjtSensor.mjSENS_FRAMELINACC
-            spec.add_sensor(type=accelerometer, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso")
+            spec.add_sensor(
+                type=mujoco.mjtSensor.mjSENS_FRAMELINACC,  # acceleration
+                objtype=mujoco.mjtObj.mjOBJ_BODY,
+                objname="torso",
+            )
         self._model = spec.compile()
         self._hidden = 2 if self._is_ant else 1  # coordinates of the position, which are not seen
         obs_size = self._model.nq - self._hidden + self._model.nv
@@ -499,7 +503,12 @@ class BatchedTasks(TaskVectorEnv):
         self._state, _ = self._envs.reset(seed=seed, options={"reset_mask": mask})
 
     def _advance(self, actions):
-        self._state, reward, terminated, truncated, info = self._envs.step(actions)
+        try:
+            self._state, reward, terminated, truncated, info = self._envs.step(actions)
+        except KeyboardInterrupt:
+            # Else its end would wait for the results of processes that have ended.
+            self._envs._state = AsyncState.DEFAULT
+            raise
         # An episode that is cut before the horizon is over, too.
         early = truncated & (self._steps + 1 < self.horizon)
         return reward, terminated | early, info
@@ -671,15 +680,12 @@ ENVIRONMENTS = {
     "TabularMDP-v0": TabularMDP,
     "Navigation2D-v0": Navigation2D,
 }
-for _body, _goal in (
-    ("HalfCheetah", "Dir"),
-    ("HalfCheetah", "Vel"),
-    ("HalfCheetah", "Params"),
-    ("Ant", "Dir"),
-    ("Ant", "Vel"),
-    ("Ant", "Goal"),
+for _body, _goals in (
+    ("HalfCheetah", ["Dir", "Vel", "Params"]),
+    ("Ant", ["Dir", "Vel", "Goal"]),
 ):
-    ENVIRONMENTS[f"{_body}{_goal}-v0"] = partial(Locomotion, _body, _goal)
+    for _goal in _goals:
+        ENVIRONMENTS[f"{_body}{_goal}-v0"] = partial(Locomotion, _body, _goal)
 sys.path.append("")  # modules of the current folder are found, too
 for _env_id, _entry_point in ENVIRONMENTS.items():
     gym.register(_env_id, vector_entry_point=_entry_point)
