@@ -116,7 +116,7 @@ class Args:
     """the seed of the held-out tasks, which training never sees"""
 
 
-def check_arguments(args, world_size):
+def check_arguments(args):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
     for name in (
         "episodes_per_task",
@@ -137,8 +137,6 @@ def check_arguments(args, world_size):
         raise UsageError("eval_trials must be at least 2, seeds and num_inner_steps at least 0.")
     if "num_envs" in args.env_kwargs:
         raise UsageError("env_kwargs must not hold num_envs: say --meta-batch-size.")
-    if args.meta_batch_size < world_size:
-        raise UsageError(f"meta_batch_size must be at least {world_size}, one task per process.")
 
 
 def average(x):
@@ -492,12 +490,14 @@ def train(args):
     """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
     rank = int(os.environ.get("RANK", 0))
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    check_arguments(args, world_size)
+    check_arguments(args)
     device = "cpu"
     if torch.cuda.is_available() and args.cuda:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
+    if args.meta_batch_size < world_size:
+        raise UsageError(f"meta_batch_size must be at least {world_size}, one task per process.")
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
@@ -626,22 +626,21 @@ def train(args):
         "return_by_episode": by_episode,
         "return_by_gradient_step": returns.mean(2),  # before and after 1, 2, 3 gradient steps
     }
-    scores = {}
-    for name, x in samples.items():
-        scores[name] = x.mean(0).tolist()
-        stderr = x.std(0, ddof=1) / len(x) ** 0.5
-        scores[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
     result = {
         **vars(args),
-        **scores,
         "algorithm": ALGORITHM,
         "global_step": global_step,
         "wall_seconds": wall_seconds,
         "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
     }
+    for name, x in samples.items():
+        mean = x.mean(0)
+        stderr = x.std(0, ddof=1) / len(x) ** 0.5
+        result[name] = mean.tolist()
+        result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
     (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    for i, mean in enumerate(scores["return_by_gradient_step"]):
-        stderr = scores["return_by_gradient_step_stderr"][i]
+    for i, mean in enumerate(result["return_by_gradient_step"]):
+        stderr = result["return_by_gradient_step_stderr"][i]
         print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
     return result
 

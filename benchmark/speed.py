@@ -141,10 +141,10 @@ class SB3VecEnv(VecEnv):
         return [getattr(self.env, name, None)] * self.num_envs
 
     def set_attr(self, name, value, indices=None):
-        raise NotImplementedError
+        setattr(self.env, name, value)
 
     def env_method(self, name, *arguments, indices=None, **keywords):
-        raise NotImplementedError
+        return [getattr(self.env, name)(*arguments, **keywords)]
 
     def env_is_wrapped(self, wrapper_class, indices=None):
         return [False] * self.num_envs

@@ -71,10 +71,7 @@ def test_every_row_is_complete_and_its_script_takes_its_arguments(name):
     row = ROWS[name]
     module = SCRIPTS[row["script"]]
     args = module.Args(**row["arguments"])
-    if module is maml_trpo:
-        module.check_arguments(args, 1)  # one process
-    else:
-        module.check_arguments(args)
+    module.check_arguments(args)
     assert row["title"] and row["seeds"]
     assert row.get("family") is None or row["family"] in FAMILIES
     assert ("role" in row) == (module is maml_trpo)
