@@ -89,7 +89,7 @@ RL2_MDP = (
     | MDP_FROM_REGRET
     | {"cell": "lstm", "hidden_size": 128, "total_timesteps": 400_000_000, "grow_trials": True}
 )
-SNAIL_MDP = MDP | MDP_FROM_REGRET | {"total_timesteps": 100_000_000, "grow_trials": True}
+SNAIL_MDP = MDP | MDP_FROM_REGRET | {"total_timesteps": 60_000_000, "grow_trials": True}
 # A policy without memory: `episodes_per_task` episodes, one gradient step, then the others.
 MAML_BANDIT = {
     "env_id": "Bandit-v0",
@@ -101,6 +101,7 @@ MAML_BANDIT = {
 }
 MAML_TEN_PULLS = MAML_BANDIT | {"episodes_per_task": 4, "eval_episodes": 4}
 MAML_HUNDRED_PULLS = MAML_BANDIT | {"episodes_per_task": 20, "eval_episodes": 20}
+# The SNAIL paper reports shares of the informed optimum: .563 for 10 episodes and .591 for 25.
 MAML_MDP = {
     "env_id": "TabularMDP-v0",
     "meta_batch_size": 100,
