@@ -35,10 +35,10 @@ BANDITS = {
     "5 arms, 100 pulls": (5, 100, 200_000, 800_000),
     "10 arms, 100 pulls": (10, 100, 200_000, 800_000),
     "50 arms, 100 pulls": (50, 100, 200_000, 800_000),
-    "5 arms, 500 pulls": (5, 500, 50_000, 200_000),
-    "10 arms, 500 pulls": (10, 500, 50_000, 200_000),
-    "50 arms, 500 pulls": (50, 500, 50_000, 200_000),
-    "50 arms, 1000 pulls": (50, 1000, 20_000, 200_000),
+    "5 arms, 500 pulls": (5, 500, 50_000, 100_000),
+    "10 arms, 500 pulls": (10, 500, 50_000, 100_000),
+    "50 arms, 500 pulls": (50, 500, 50_000, 100_000),
+    "50 arms, 1000 pulls": (50, 1000, 20_000, 50_000),
 }
 # Episodes and simulated tasks. States, actions and horizon are those of TabularMDP-v0.
 MDPS = {
@@ -52,7 +52,7 @@ MDPS = {
 SETTINGS = [*BANDITS, *MDPS]
 SETTINGS.sort(key=lambda setting: "500" in setting or "1000" in setting)
 
-UCB_CONSTANTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
+UCB_CONSTANTS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 BONUSES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)
 
 
@@ -410,16 +410,18 @@ def main(words=None):
             raise envs.UsageError(f"There is no setting {setting!r}, only {', '.join(SETTINGS)}.")
     for setting in args.settings or SETTINGS:
         for name in names_of(setting):
-            results = read()
-            row = results.setdefault(setting, {})
-            if name in row and not (args.settings and not args.list):
-                print(f"{setting}, {name}: {row[name]} (there)", flush=True)
-            elif args.list:
+            there = read().get(setting, {}).get(name)
+            is_wanted = there is None or args.settings
+            if is_wanted and not args.list:
+                score = baseline(setting, name)
+                results = read()  # another process may have added something
+                results.setdefault(setting, {})[name] = score
+                write(results)
+                print(f"{setting}, {name}: {score}", flush=True)
+            elif there is None:
                 print(f"{setting}, {name}: missing", flush=True)
             else:
-                row[name] = baseline(setting, name)
-                write(results)
-                print(f"{setting}, {name}: {row[name]}", flush=True)
+                print(f"{setting}, {name}: {there} (there)", flush=True)
 
 
 if __name__ == "__main__":
