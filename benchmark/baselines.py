@@ -35,18 +35,18 @@ BANDITS = {
     "5 arms, 100 pulls": (5, 100, 200_000, 800_000),
     "10 arms, 100 pulls": (10, 100, 200_000, 800_000),
     "50 arms, 100 pulls": (50, 100, 200_000, 800_000),
-    "5 arms, 500 pulls": (5, 500, 50_000, 100_000),
-    "10 arms, 500 pulls": (10, 500, 50_000, 100_000),
-    "50 arms, 500 pulls": (50, 500, 50_000, 100_000),
-    "50 arms, 1000 pulls": (50, 1000, 20_000, 50_000),
+    "5 arms, 500 pulls": (5, 500, 20_000, 100_000),
+    "10 arms, 500 pulls": (10, 500, 20_000, 100_000),
+    "50 arms, 500 pulls": (50, 500, 20_000, 100_000),
+    "50 arms, 1000 pulls": (50, 1000, 10_000, 50_000),
 }
 # Episodes and simulated tasks. States, actions and horizon are those of TabularMDP-v0.
 MDPS = {
     "MDP, 10 episodes": (10, 40_000),
-    "MDP, 25 episodes": (25, 20_000),
-    "MDP, 50 episodes": (50, 10_000),
-    "MDP, 75 episodes": (75, 10_000),
-    "MDP, 100 episodes": (100, 10_000),
+    "MDP, 25 episodes": (25, 10_000),
+    "MDP, 50 episodes": (50, 4000),
+    "MDP, 75 episodes": (75, 4000),
+    "MDP, 100 episodes": (100, 4000),
 }
 # Cheap ones first: the order in which they are computed.
 SETTINGS = [*BANDITS, *MDPS]
@@ -345,7 +345,7 @@ def mdp_regrets(num_episodes, num_tasks, bonus=None, seed=0):
     return np.concatenate(regrets)
 
 
-def tuned_bonus(num_episodes, num_tasks=2000):
+def tuned_bonus(num_episodes, num_tasks=1000):
     """The best of BONUSES, on tasks of its own."""
     regrets = {}
     for bonus in BONUSES:
