@@ -685,10 +685,10 @@ def test_the_best_constants_are_chosen(monkeypatch):
     assert baselines.tuned_ucb_constant(5, 10) == 0.3
 
     def regrets(num_episodes, num_tasks, bonus, seed):
-        return np.array([(bonus - 0.8) ** 2])
+        return np.array([(bonus - 1.2) ** 2])
 
     monkeypatch.setattr(baselines, "mdp_regrets", regrets)
-    assert baselines.tuned_bonus(10) == 0.8
+    assert baselines.tuned_bonus(10) == 1.25
 
 
 def test_posteriors_of_mdps_by_hand():
