@@ -1,14 +1,20 @@
-"""What the agents are held against: optima, classical bandit algorithms, random actions.
+"""What the agents are held against: optima, classical algorithms, random actions.
 
-    python benchmark/baselines.py        # writes results/baselines.json, some minutes
+    python benchmark/baselines.py                       # adds to results/baselines.json
+    python benchmark/baselines.py "5 arms, 100 pulls"   # computes these settings anew
+    python benchmark/baselines.py --list                # says what is there, and computes nothing
 
-A bandit algorithm knows the prior, U[0, 1] for each arm, and sees what the agent sees. Its expected
-return is estimated as n k / (k + 1) minus the mean summed regret, on 200,000 tasks.
+An algorithm knows the prior (of bandits U[0, 1] for each arm; of MDPs Dirichlet(1, ..., 1) for
+transitions, Normal(1, 1) for mean rewards) and sees what the agent sees. Its expected return is
+estimated as the expected optimum of those who know the task minus the mean summed regret.
+
+Each number is written as soon as it is there. Ctrl-C stops; the next call goes on.
 """
 
+import argparse
 import json
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +25,35 @@ sys.path.insert(0, str(ROOT))
 import envs  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
+
+# Arms, pulls, simulated tasks, and those for the Gittins policy. Where a step takes long, there are
+# fewer; where the Gittins policy is the limit, its standard error is about 1e-4 of the return.
+BANDITS = {
+    "5 arms, 10 pulls": (5, 10, 200_000, 200_000),
+    "10 arms, 10 pulls": (10, 10, 200_000, 200_000),
+    "50 arms, 10 pulls": (50, 10, 200_000, 200_000),
+    "5 arms, 100 pulls": (5, 100, 200_000, 800_000),
+    "10 arms, 100 pulls": (10, 100, 200_000, 800_000),
+    "50 arms, 100 pulls": (50, 100, 200_000, 800_000),
+    "5 arms, 500 pulls": (5, 500, 20_000, 100_000),
+    "10 arms, 500 pulls": (10, 500, 20_000, 100_000),
+    "50 arms, 500 pulls": (50, 500, 20_000, 100_000),
+    "50 arms, 1000 pulls": (50, 1000, 10_000, 50_000),
+}
+# Episodes and simulated tasks. States, actions and horizon are those of TabularMDP-v0.
+MDPS = {
+    "MDP, 10 episodes": (10, 40_000),
+    "MDP, 25 episodes": (25, 10_000),
+    "MDP, 50 episodes": (50, 4000),
+    "MDP, 75 episodes": (75, 4000),
+    "MDP, 100 episodes": (100, 4000),
+}
+# Cheap ones first: the order in which they are computed.
+SETTINGS = [*BANDITS, *MDPS]
+SETTINGS.sort(key=lambda setting: "500" in setting or "1000" in setting)
+
+UCB_CONSTANTS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
+BONUSES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 
 def expected_optimum(env_id, env_kwargs, num_tasks=100_000):
@@ -80,45 +115,81 @@ def bayes_optimum(num_arms, num_pulls):
     return value((), num_pulls)
 
 
-def gittins_indices(num_pulls, grid=2000):
-    """Finite-horizon Gittins index [left, wins, losses] of a Bernoulli arm with `left` pulls to go.
+@lru_cache(maxsize=1)
+def gittins_indices(num_pulls, grid=500):
+    """Finite-horizon Gittins indices of a Bernoulli arm with a uniform prior.
 
-    The index is the constant reward per pull at which it is indifferent whether to retire on it for
-    all pulls left, or to pull at least once more and retire whenever that becomes better. It is
-    found for all rewards of a grid at once.
+    `index[left][position(wins, pulls)]` is that of an arm with `wins` in `pulls`, with `left` pulls
+    of the bandit to go. (Then no arm has more than num_pulls - left of them.) It is the constant
+    reward per pull at which these are worth the same: to have it for all pulls left, or to pull
+    once more at least and to take it from whenever that is better.
+
+    W(lambda) is how much more the arm earns than the constant lambda, with optimal stopping:
+
+        pull(lambda) = p - lambda + p W(lambda; won) + (1 - p) W(lambda; lost),   W = max(pull, 0)
+
+    `pull` falls with lambda, and is convex. The index is where it is zero, between two points of a
+    grid by a straight line. O(num_pulls^3 grid) time, num_pulls^3 / 6 numbers.
     """
-    rewards = (np.arange(grid) + 0.5) / grid
-    size = num_pulls + 1
-    wins, losses = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
-    p = ((wins + 1) / (wins + losses + 2)).astype(np.float32)
-    index = np.zeros((num_pulls + 1, size, size), dtype=np.float32)
-    for lower in range(0, grid, 250):
-        block = rewards[lower : lower + 250].astype(np.float32)[:, None, None]  # [250, 1, 1]
-        # with no pull left
-        value = np.zeros((len(block), size + 1, size + 1), dtype=np.float32)
-        for left in range(1, num_pulls + 1):
-            pull = p * (1 + value[:, 1:, :-1]) + (1 - p) * value[:, :-1, 1:]
-            retire = left * block
-            index[left] += (pull > retire).sum(0)  # the number of grid rewards that it is worth
-            value[:, :-1, :-1] = np.maximum(pull, retire)
-    return index / grid
+    index = [None]
+    for left in range(1, num_pulls + 1):
+        index.append(np.zeros(position(0, num_pulls - left + 1), dtype=np.float32))
+    constants = np.linspace(0, 1, grid + 1, dtype=np.float32)  # lambda
+    for total in range(1, num_pulls + 1):  # pulls of the arm until the end, if it is pulled always
+        worth = np.zeros((total + 1, grid + 1), dtype=np.float32)  # W of [wins, lambda] at the end
+        for pulls in reversed(range(total)):
+            p = (np.arange(1, pulls + 2, dtype=np.float32) / (pulls + 2))[:, None]  # [wins, 1]
+            pull = worth[1:] - worth[:-1]
+            pull *= p
+            pull += worth[:-1]
+            pull += p
+            pull -= constants
+            worth = np.maximum(pull, 0)
+            # pull is positive at lambda = 0 and negative at 1
+            after = (pull <= 0).argmax(axis=1)
+            wins = np.arange(pulls + 1)
+            above = pull[wins, after - 1]
+            below = pull[wins, after]
+            zero = (after - 1 + above / (above - below)) / grid
+            index[total - pulls][position(wins, pulls)] = zero
+    return index
 
 
-def simulate(choose, num_arms, num_pulls, num_tasks=200_000):
-    """Mean and standard error of the return of `choose(wins, losses, t, rng) -> arms` [N]."""
+def position(wins, pulls):
+    """Where an arm with `wins` in `pulls` stands in a list of all such pairs."""
+    return pulls * (pulls + 1) // 2 + wins
+
+
+def bandit_regrets(choose, num_arms, num_pulls, num_tasks, seed=0):
+    """Summed regret of `choose(wins, losses, t, rng) -> arms` in each of some bandits."""
     env = envs.make("Bandit-v0", num_tasks, num_arms=num_arms)
-    rng = np.random.default_rng(1)
-    env.reset(seed=0)
+    rng = np.random.default_rng(seed + 1)
+    env.reset(seed=seed)
     wins = np.zeros((num_tasks, num_arms))
     losses = np.zeros((num_tasks, num_arms))
     regret = np.zeros(num_tasks)
+    arms = np.zeros(num_tasks, dtype=np.int64)
     rows = np.arange(num_tasks)
+    part_size = max(1, 20_000 // num_arms)  # what fits into the processor's cache
     for t in range(num_pulls):
-        arms = choose(wins, losses, t, rng)
+        for first in range(0, num_tasks, part_size):
+            part = slice(first, first + part_size)
+            arms[part] = choose(wins[part], losses[part], t, rng)
         _, reward, _, _, info = env.step(arms)
         wins[rows, arms] += reward
         losses[rows, arms] += 1 - reward
         regret += info["regret"]
+    return regret
+
+
+def simulate(choose, num_arms, num_pulls, num_tasks=200_000, seed=0):
+    """Mean and standard error of the return of `choose(wins, losses, t, rng) -> arms` [N]."""
+    regrets = []
+    for first in range(0, num_tasks, 200_000):  # what fits into memory
+        count = min(200_000, num_tasks - first)
+        regrets.append(bandit_regrets(choose, num_arms, num_pulls, count, seed))
+        seed += 10
+    regret = np.concatenate(regrets)
     optimum = num_pulls * num_arms / (num_arms + 1)
     error = float(regret.std() / num_tasks**0.5)
     return {"return_mean": float(optimum - regret.mean()), "return_stderr": error}
@@ -129,58 +200,235 @@ def first_best(scores, rng):
     return (scores + 1e-6 * rng.random(scores.shape)).argmax(1)
 
 
-def algorithms(num_arms, num_pulls):
-    """The bandit algorithms by name: functions (wins, losses, t, rng) -> arms."""
+def uniform(wins, losses, t, rng):
+    return rng.integers(0, wins.shape[1], len(wins))
+
+
+def greedy(wins, losses, t, rng):
+    return first_best((wins + 1) / (wins + losses + 2), rng)
+
+
+def thompson(wins, losses, t, rng):
+    return rng.beta(wins + 1, losses + 1).argmax(1)
+
+
+def ucb1(wins, losses, t, rng):
+    pulls = wins + losses
+    at_least_one = np.maximum(pulls, 1)
+    bonus = np.sqrt(2 * np.log(max(t, 1)) / at_least_one)
+    scores = np.where(pulls == 0, np.inf, wins / at_least_one + bonus)
+    return first_best(scores, rng)
+
+
+def ucb(constant):
+    """Posterior mean + constant sqrt(2 log(t + 1) / (pulls of the arm + 1)), as a `choose`."""
+
+    def choose(wins, losses, t, rng):
+        pulls = wins + losses
+        bonus = constant * np.sqrt(2 * np.log(t + 1) / (pulls + 1))
+        return first_best((wins + 1) / (pulls + 2) + bonus, rng)
+
+    return choose
+
+
+def tuned_ucb_constant(num_arms, num_pulls, num_tasks=5000):
+    """The best of UCB_CONSTANTS, on tasks of its own."""
+    returns = {}
+    for constant in UCB_CONSTANTS:
+        score = simulate(ucb(constant), num_arms, num_pulls, num_tasks, seed=100)
+        returns[constant] = score["return_mean"]
+    return max(returns, key=returns.get)
+
+
+def gittins(num_pulls):
+    """The arm of the highest finite-horizon Gittins index, as a `choose`."""
     index = gittins_indices(num_pulls)
 
-    def uniform(wins, losses, t, rng):
-        return rng.integers(0, num_arms, len(wins))
-
-    def greedy(wins, losses, t, rng):
-        return first_best((wins + 1) / (wins + losses + 2), rng)
-
-    def thompson(wins, losses, t, rng):
-        return rng.beta(wins + 1, losses + 1).argmax(1)
-
-    def ucb1(wins, losses, t, rng):
+    def choose(wins, losses, t, rng):
         pulls = wins + losses
-        at_least_one = np.maximum(pulls, 1)
-        bonus = np.sqrt(2 * np.log(max(t, 1)) / at_least_one)
-        scores = np.where(pulls == 0, np.inf, wins / at_least_one + bonus)
-        return first_best(scores, rng)
+        positions = position(wins, pulls).astype(np.int32)
+        return first_best(index[num_pulls - t].take(positions), rng)
 
-    def gittins(wins, losses, t, rng):
-        scores = index[num_pulls - t, wins.astype(int), losses.astype(int)]
-        return first_best(scores, rng)
-
-    return {
-        "random": uniform,
-        "greedy": greedy,
-        "Thompson sampling": thompson,
-        "UCB1": ucb1,
-        "finite-horizon Gittins": gittins,
-    }
+    return choose
 
 
-def bandit_baselines(settings=((5, 10), (10, 10), (50, 10), (5, 100)), num_tasks=200_000):
-    """Every algorithm in every setting (arms, pulls): {setting: {algorithm: return}}."""
-    results = {}
-    for num_arms, num_pulls in settings:
-        row = {}
-        for name, choose in algorithms(num_arms, num_pulls).items():
-            row[name] = simulate(choose, num_arms, num_pulls, num_tasks)
-        if num_pulls <= 10:
-            optimum = bayes_optimum(num_arms, num_pulls)
-            row["Bayes optimum (exact)"] = {"return_mean": optimum}
-        results[f"{num_arms} arms, {num_pulls} pulls"] = row
-        print(f"{num_arms} arms, {num_pulls} pulls: {row}", flush=True)
-    return results
+def bandit_names(num_pulls):
+    """The baselines of a bandit; the exact optimum only where it is affordable."""
+    names = ["random", "greedy", "Thompson sampling", "UCB1", "UCB tuned", "finite-horizon Gittins"]
+    if num_pulls <= 10:
+        names.append("Bayes optimum (exact)")
+    return names
 
 
-def main():
-    baselines = json.dumps(bandit_baselines(), indent=2)
-    (RESULTS / "baselines.json").write_text(baselines + "\n")
+def bandit_baseline(name, num_arms, num_pulls, num_tasks, num_tasks_of_gittins):
+    """The return of one baseline: {"return_mean": ..., "return_stderr": ..., what was tuned}."""
+    if name == "Bayes optimum (exact)":
+        return {"return_mean": bayes_optimum(num_arms, num_pulls)}
+    tuned = {}
+    if name == "UCB tuned":
+        tuned["constant"] = tuned_ucb_constant(num_arms, num_pulls)
+        choose = ucb(tuned["constant"])
+    elif name == "finite-horizon Gittins":
+        choose = gittins(num_pulls)
+        num_tasks = num_tasks_of_gittins
+    else:
+        simple = {"random": uniform, "greedy": greedy, "Thompson sampling": thompson, "UCB1": ucb1}
+        choose = simple[name]
+    return simulate(choose, num_arms, num_pulls, num_tasks) | tuned
+
+
+def transition_means(counts):
+    """Posterior mean of transition probabilities, from counts of next states [..., S].
+
+    Dirichlet(1, ..., 1) and the counts make Dirichlet(1 + counts).
+    """
+    weights = 1 + counts
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def reward_means(reward_sums, visits):
+    """Posterior mean of mean rewards; their posterior variance is 1 / (1 + visits).
+
+    Normal(1, 1), and `visits` rewards of variance 1 around the mean reward, with this sum.
+    """
+    return (1 + reward_sums) / (1 + visits)
+
+
+def posterior_sample(counts, reward_sums, visits, rng):
+    """MDPs drawn from the posterior: transitions [N, S, A, S] and rewards [N, S, A]."""
+    weights = rng.standard_gamma(1 + counts)
+    transitions = weights / weights.sum(axis=-1, keepdims=True)
+    noise = rng.standard_normal(visits.shape)
+    return transitions, reward_means(reward_sums, visits) + noise / np.sqrt(1 + visits)
+
+
+def mdp_regrets(num_episodes, num_tasks, bonus=None, seed=0):
+    """Summed regret in each of some MDPs [num_tasks]: of PSRL, or with a bonus of the planner.
+
+    PSRL draws an MDP from the posterior in each episode, and acts by its optimal policy (Osband et
+    al. 2013, https://arxiv.org/abs/1306.0940). The planner acts in every step by the optimal policy
+    of the posterior means, where a mean reward counts as bonus / sqrt(1 + visits) higher.
+    """
+    env = envs.make("TabularMDP-v0", min(num_tasks, 1000))
+    rng = np.random.default_rng([seed, 1])
+    rows = np.arange(env.num_envs)
+    regrets = []
+    for block in range(num_tasks // env.num_envs):
+        obs, _ = env.reset(seed=1000 * seed + block)  # new tasks
+        counts = np.zeros(env.tasks["transitions"].shape)  # [N, S, A, S]
+        transitions = transition_means(counts)
+        visits = np.zeros(env.tasks["rewards"].shape)  # [N, S, A]
+        reward_sums = np.zeros_like(visits)
+        summed = np.zeros(env.num_envs)
+        for t in np.tile(np.arange(env.horizon), num_episodes):
+            if bonus is not None:
+                optimistic = reward_means(reward_sums, visits) + bonus / np.sqrt(1 + visits)
+                _, losses = envs.plan(transitions, optimistic, env.horizon - t)
+                loss = losses[0]  # [N, S, A]: what an action costs in the model
+            else:
+                if t == 0:
+                    sample = posterior_sample(counts, reward_sums, visits, rng)
+                    _, losses = envs.plan(*sample, env.horizon)
+                loss = losses[t]
+            actions = loss[rows, obs].argmin(axis=1)
+            next_obs, reward, _, _, info = env.step(actions)
+            seen = (rows, obs, actions)
+            visits[seen] += 1
+            reward_sums[seen] += reward
+            if t < env.horizon - 1:  # nobody sees the state that an episode ends in
+                counts[*seen, next_obs] += 1
+                transitions[seen] = transition_means(counts[seen])
+            summed += info["regret"]
+            obs = next_obs
+        regrets.append(summed)
+    env.close()
+    return np.concatenate(regrets)
+
+
+def tuned_bonus(num_episodes):
+    """The best of BONUSES, on tasks of its own: more of them where trials are short."""
+    num_tasks = max(2000, 100_000 // num_episodes)
+    regrets = {}
+    for bonus in BONUSES:
+        regrets[bonus] = mdp_regrets(num_episodes, num_tasks, bonus, seed=100).mean()
+    return min(regrets, key=regrets.get)
+
+
+def mdp_baseline(name, num_episodes, num_tasks):
+    """The return of one baseline: {"return_mean": ..., "return_stderr": ..., what was tuned}."""
+    optimum, error = expected_optimum("TabularMDP-v0", {})
+    tuned = {}
+    regret = np.zeros(1)
+    if name == "PSRL":
+        regret = mdp_regrets(num_episodes, num_tasks)
+    elif name == "planner that knows the prior":
+        tuned["bonus"] = tuned_bonus(num_episodes)
+        regret = mdp_regrets(num_episodes, num_tasks, tuned["bonus"])
+    mean = num_episodes * optimum - regret.mean()
+    stderr = np.hypot(num_episodes * error, regret.std() / len(regret) ** 0.5)
+    return {"return_mean": float(mean), "return_stderr": float(stderr)} | tuned
+
+
+def names_of(setting):
+    """The baselines of a setting."""
+    if setting in MDPS:
+        return ["informed optimum", "PSRL", "planner that knows the prior"]
+    return bandit_names(BANDITS[setting][1])
+
+
+def baseline(setting, name):
+    """The return of one baseline in one setting."""
+    if setting in MDPS:
+        return mdp_baseline(name, *MDPS[setting])
+    return bandit_baseline(name, *BANDITS[setting])
+
+
+def read():
+    """baselines.json: {setting: {baseline: {"return_mean": ..., ...}}}."""
+    path = RESULTS / "baselines.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(results):
+    """Writes baselines.json, in the order of BANDITS and MDPS."""
+    ordered = {}
+    for setting in [*BANDITS, *MDPS]:
+        if setting in results:
+            names = [name for name in names_of(setting) if name in results[setting]]
+            ordered[setting] = {name: results[setting][name] for name in names}
+    temporary = RESULTS / "baselines.tmp"
+    temporary.write_text(json.dumps(ordered, indent=2) + "\n")
+    temporary.replace(RESULTS / "baselines.json")
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", nargs="*", metavar="SETTING", help="computed anew; else all")
+    parser.add_argument("--list", action="store_true", help="say what is there, and do nothing")
+    args = parser.parse_args(words)
+    for setting in args.settings:
+        if setting not in SETTINGS:
+            raise envs.UsageError(f"There is no setting {setting!r}, only {', '.join(SETTINGS)}.")
+    for setting in args.settings or SETTINGS:
+        for name in names_of(setting):
+            there = read().get(setting, {}).get(name)
+            is_wanted = there is None or args.settings
+            if is_wanted and not args.list:
+                score = baseline(setting, name)
+                results = read()  # another process may have added something
+                results.setdefault(setting, {})[name] = score
+                write(results)
+                print(f"{setting}, {name}: {score}", flush=True)
+            elif there is None:
+                print(f"{setting}, {name}: missing", flush=True)
+            else:
+                print(f"{setting}, {name}: {there} (there)", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except envs.UsageError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command without settings goes on.")

@@ -2,8 +2,9 @@
 
     python benchmark/plot.py             # writes docs/figures/*.png, the tables in README and docs/
 
-Which rows there are stands in rows.py; one that has no results yet is left out. The classical
-algorithms' scores come from baselines.json, those of random actions from random.json. Numbers of
+Which rows there are stands in rows.py; one that has no results yet has a line that says so, and no
+figure. The classical algorithms' scores come from baselines.json, those of random actions from
+random.json. Numbers of
 several seeds are their mean and its standard error; those of one seed have errors over tasks.
 """
 
@@ -67,6 +68,20 @@ def score(result):
     return means[step], result["return_by_gradient_step_stderr"][step]
 
 
+def maml_trial(result, num_episodes):
+    """The return of `num_episodes` episodes in a task, and at most how large its error is.
+
+    The first `eval_episodes` of them are those before the gradient step, from which it is
+    computed; the others are after it.
+    """
+    first = result["eval_episodes"]
+    others = num_episodes - first
+    before, after = result["return_by_gradient_step"][:2]
+    before_stderr, after_stderr = result["return_by_gradient_step_stderr"][:2]
+    # Both are of the same tasks: the errors add up, at worst.
+    return first * before + others * after, first * before_stderr + others * after_stderr
+
+
 def over_seeds(pairs):
     """The mean of some seeds' (mean, standard error) and its standard error over seeds.
 
@@ -93,6 +108,23 @@ def read_curve(path):
     return [{key: float(value) for key, value in line.items()} for line in lines]
 
 
+def references(row):
+    """What a row is compared with: {what: return of a trial}."""
+    setting, *names = row.get("baselines", [None])
+    scores = {}
+    for name in names:
+        score_of_name = baseline(setting, name)
+        if score_of_name is not None:
+            scores[name] = score_of_name
+    return scores | row.get("papers", {})
+
+
+def baseline(setting, name):
+    """The return of an entry of baselines.json; None where it is not there."""
+    entry = read("baselines.json").get(setting, {}).get(name)
+    return None if entry is None else entry["return_mean"]
+
+
 def published(script):
     """A script's rows that have results, in the order of rows.py: (name, row, results, curves).
 
@@ -113,13 +145,8 @@ def published(script):
                 curves.append(curve)
         if row["script"] != script or not results:
             continue
-        setting, *names = row.get("baselines", [None])
-        references = {}
-        for label in names:
-            references[label] = read("baselines.json")[setting][label]["return_mean"]
-        references |= row.get("papers", {})
         random = read("random.json")[name]["return_mean"]
-        yield name, row | {"references": references, "random": random}, results, curves
+        yield name, row | {"references": references(row), "random": random}, results, curves
 
 
 def find(name):
@@ -165,7 +192,7 @@ def plot_ppo(name, row, results, curves):
     if len(curves) < len(results):
         label += f", {len(curves)} of {count(results)}"
     draw_curves(left, curves, whole_trial, "C0", label=label)
-    styles = ("--", ":", "-.", (0, (1, 4)))
+    styles = ("--", ":", "-.", (0, (1, 4)), (0, (6, 4)), (0, (6, 2, 1, 2, 1, 2)))
     for (label, value), style in zip(row["references"].items(), styles, strict=False):
         text = f"{label}: {value:.4g}"
         left.axhline(value, color="black", linestyle=style, linewidth=0.9, label=text)
@@ -286,6 +313,14 @@ def command(name, results):
     return (RESULTS / name / f"seed-{seed}" / "command.txt").read_text().strip()
 
 
+def waiting(script):
+    """A script's rows that have no results yet: (name, row)."""
+    trained = {name for name, *_ in published(script)}
+    for name, row in ROWS.items():
+        if row["script"] == script and name not in trained:
+            yield name, row
+
+
 def maml_table():
     """MAML's results as a markdown table."""
     head = ["task", "what", "random", "before adaptation", "after 1 gradient step", "after 2"]
@@ -302,7 +337,15 @@ def maml_table():
             cells += [f"{row['random']:.2f}", *returns, each_seed(results, 2)]
             cells += [minutes(results), f"`{command(name, results)}`"]
             lines.append(table_row(cells))
+    for name, row in waiting("maml_trpo"):
+        cells = [row["title"], row["role"], "–", "not trained yet", "–", "–", "–", "–", "–"]
+        lines.append(table_row([*cells, f"`python benchmark/run.py {name}`"]))
     return "\n".join(lines)
+
+
+def in_words(scores):
+    """References in a cell."""
+    return ", ".join(f"{label} {value:.4g}" for label, value in scores.items())
 
 
 def table(script):
@@ -314,15 +357,81 @@ def table(script):
         pairs = [(result["return_mean"], result["return_stderr"]) for result in results.values()]
         sampled, sampled_stderr = over_seeds(pairs)
         digits = 3 if sampled < 20 else 2
-        references = [f"{label} {value:.4g}" for label, value in row["references"].items()]
         num_episodes = next(iter(results.values()))["episodes_per_trial"]
         cells = [f"[{row['title']}](../benchmark/results/{name})"]
         cells += [f"**{mean:.{digits}f}** ± {stderr:.{digits}f}", each_seed(results, digits)]
         cells += [f"{sampled:.{digits}f} ± {sampled_stderr:.{digits}f}"]
-        cells += [f"{row['random'] * num_episodes:.2f}", ", ".join(references)]
+        cells += [f"{row['random'] * num_episodes:.2f}", in_words(row["references"])]
         cells += [minutes(results), f"`{command(name, results)}`"]
         lines.append(table_row(cells))
+    for name, row in waiting(script):
+        cells = [row["title"], "not trained yet", "–", "–", "–", in_words(references(row)), "–"]
+        lines.append(table_row([*cells, f"`python benchmark/run.py {name}`"]))
     return "\n".join(lines)
+
+
+def reproduced(script, setting):
+    """The best of a script's rows in a setting of baselines.json, in a cell."""
+    names = []
+    for name, row in ROWS.items():
+        if row["script"] == script and row.get("baselines", [None])[0] == setting:
+            names.append(name)
+    if not names:
+        return "–"
+    best = None
+    for name, row, results, _ in published(script):
+        if name not in names:
+            continue
+        if script == "maml_trpo":
+            pairs = [maml_trial(result, row["episodes"]) for result in results.values()]
+        else:
+            pairs = [score(result) for result in results.values()]
+        mean, stderr = over_seeds(pairs)
+        if best is None or mean > best[0]:
+            best = (mean, f"**{mean:.5g}** ± {stderr:.2g} ({count(results)})")
+    return "not trained yet" if best is None else best[1]
+
+
+def reported(setting, label):
+    """What a paper reports in a setting, in a cell."""
+    for row in ROWS.values():
+        if row.get("baselines", [None])[0] == setting and label in row["papers"]:
+            return f"{row['papers'][label]:g}"
+    return "–"
+
+
+def papers_table(settings, names):
+    """A line for each setting: `names` of baselines.json, the papers' numbers, and ours.
+
+    The first of `names` is the limit.
+    """
+    papers = ["RL² paper", "SNAIL paper", "MAML in the SNAIL paper"]
+    lines = table_head(["setting", *names, *papers, "our RL²", "our SNAIL", "our MAML"])
+    for setting in settings:
+        cells = [setting]
+        for name in names:
+            value = baseline(setting, name)
+            if name == "finite-horizon Gittins":  # where the exact optimum is known, that one
+                value = baseline(setting, "Bayes optimum (exact)") or value
+            cells.append("–" if value is None else f"{value:.5g}")
+        cells += [reported(setting, paper) for paper in papers]
+        cells += [reproduced(script, setting) for script in ("rl2_ppo", "snail_ppo", "maml_trpo")]
+        lines.append(table_row(cells))
+    return "\n".join(lines)
+
+
+def bandits_table():
+    """The papers' bandits; the limit of ten pulls is the exact optimum."""
+    names = ["finite-horizon Gittins", "UCB tuned", "Thompson sampling", "greedy", "random"]
+    lines = papers_table(baselines.BANDITS, names)
+    return lines.replace("finite-horizon Gittins", "limit", 1)
+
+
+def mdps_table():
+    """The papers' tabular MDPs."""
+    return papers_table(
+        baselines.MDPS, ["informed optimum", "planner that knows the prior", "PSRL"]
+    )
 
 
 def limit(bound):
@@ -535,6 +644,9 @@ def tables():
     texts[page, "ablations"] = ablations("maml_trpo")
     texts[page, "curves"] = "\n\n".join(links)
     texts["docs/environments.md", "levels"] = levels()
+    page = "benchmark/README.md"
+    texts[page, "bandits"] = bandits_table()
+    texts[page, "mdps"] = mdps_table()
     page = "docs/scaling.md"
     texts[page, "gpu"] = gpu_speed()
     texts[page, "scaling"] = scaling()

@@ -10,6 +10,7 @@ To add a row, add an entry to ROWS. Its name is that of its folder in benchmark/
     family      its line in the README's table, a key of FAMILIES; most rows have none
     papers      what papers report
     baselines   a setting of results/baselines.json, and its algorithms to compare with
+    episodes    of MAML on bandits and MDPs: how many episodes of a task count, see `plot.py`
 """
 
 SEEDS = [1, 2, 3]
@@ -31,8 +32,9 @@ FAMILIES = {
 }
 
 # What several rows have in common.
-TEN_PULLS = ["Bayes optimum (exact)", "greedy", "Thompson sampling"]
-HUNDRED_PULLS = ["finite-horizon Gittins", "greedy", "Thompson sampling"]
+TEN_PULLS = ["Bayes optimum (exact)", "greedy", "Thompson sampling", "UCB tuned"]
+HUNDRED_PULLS = ["finite-horizon Gittins", "greedy", "Thompson sampling", "UCB tuned"]
+MDP_PLANS = ["informed optimum", "planner that knows the prior", "PSRL"]
 MDP_PAPERS = {"RL² paper": 156.2, "SNAIL paper": 159.1}
 MANY_ARMS = {"total_timesteps": 32_000_000, "update_epochs": 2, "learn_from_regret": True}
 LONG_TRIALS = {
@@ -43,6 +45,29 @@ LONG_TRIALS = {
     "amp": True,
     "grow_trials": True,
     "ramp_fraction": 0.6,
+}
+FROM_REGRET = {"gae_lambda": 0.9, "gamma_start": 0.9, "learn_from_regret": True}
+HUNDRED = LONG_TRIALS | FROM_REGRET | {"total_timesteps": 150_000_000, "cell": "lstm"}
+# A batch has 400,000 steps.
+FIVE_HUNDRED = HUNDRED | {
+    "episodes_per_trial": 500,
+    "num_envs": 800,
+    "total_timesteps": 300_000_000,
+    "gamma": 0.998,
+}
+THOUSAND = FIVE_HUNDRED | {"episodes_per_trial": 1000, "num_envs": 400, "gamma": 0.999}
+SNAIL_MANY_ARMS = {"total_timesteps": 20_000_000, "learn_from_regret": True}
+SNAIL_HUNDRED = LONG_TRIALS | FROM_REGRET | {"total_timesteps": 40_000_000}
+SNAIL_FIVE_HUNDRED = SNAIL_HUNDRED | {
+    "episodes_per_trial": 500,
+    "num_envs": 400,
+    "num_minibatches": 20,
+    "gamma": 0.998,
+}
+SNAIL_THOUSAND = SNAIL_FIVE_HUNDRED | {
+    "episodes_per_trial": 1000,
+    "num_envs": 200,
+    "gamma": 0.999,
 }
 MDP = {
     "env_id": "TabularMDP-v0",
@@ -58,6 +83,33 @@ MDP_FROM_REGRET = {
     "gamma_start": 0.0,
     "ramp_fraction": 0.9,
     "learn_from_regret": True,
+}
+RL2_MDP = (
+    MDP
+    | MDP_FROM_REGRET
+    | {"cell": "lstm", "hidden_size": 128, "total_timesteps": 400_000_000, "grow_trials": True}
+)
+SNAIL_MDP = MDP | MDP_FROM_REGRET | {"total_timesteps": 60_000_000, "grow_trials": True}
+# A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Of five
+# arms and 10 or 100 pulls, 3 or 20 before the step are best, if it then took the best arm so far.
+MAML_BANDIT = {
+    "env_id": "Bandit-v0",
+    "meta_batch_size": 200,
+    "inner_lr": 1.0,
+    "max_kl": 0.03,
+    "fisher_fraction": 1.0,
+    "eval_trials": 10_000,
+}
+MAML_TEN_PULLS = MAML_BANDIT | {"episodes_per_task": 3, "eval_episodes": 3}
+MAML_HUNDRED_PULLS = MAML_BANDIT | {"episodes_per_task": 20, "eval_episodes": 20}
+# The SNAIL paper reports shares of the informed optimum: .563 for 10 episodes and .591 for 25.
+MAML_MDP = {
+    "env_id": "TabularMDP-v0",
+    "meta_batch_size": 100,
+    "inner_lr": 1.0,
+    "max_kl": 0.03,
+    "fisher_fraction": 1.0,
+    "eval_trials": 4000,
 }
 LOCOMOTION = {"gamma": 0.95, "max_kl": 0.03, "fisher_fraction": 0.2}
 HALFCHEETAH = {
@@ -166,6 +218,54 @@ ROWS = {
         "papers": {"RL² paper": 78.7},
         "baselines": ["5 arms, 100 pulls", *HUNDRED_PULLS],
     },
+    "bandit-10-arms-100-pulls": {
+        "script": "rl2_ppo",
+        "title": "bandit, 10 arms, 100 pulls",
+        "arguments": HUNDRED | {"env_kwargs": {"num_arms": 10}},
+        "seeds": SEEDS,
+        "papers": {"RL² paper": 83.5},
+        "baselines": ["10 arms, 100 pulls", *HUNDRED_PULLS],
+    },
+    "bandit-50-arms-100-pulls": {
+        "script": "rl2_ppo",
+        "title": "bandit, 50 arms, 100 pulls",
+        "arguments": HUNDRED | {"env_kwargs": {"num_arms": 50}, "hidden_size": 128},
+        "seeds": SEEDS,
+        "papers": {"RL² paper": 84.9},
+        "baselines": ["50 arms, 100 pulls", *HUNDRED_PULLS],
+    },
+    "bandit-5-arms-500-pulls": {
+        "script": "rl2_ppo",
+        "title": "bandit, 5 arms, 500 pulls",
+        "arguments": FIVE_HUNDRED,
+        "seeds": [1],
+        "papers": {"RL² paper": 401.6},
+        "baselines": ["5 arms, 500 pulls", *HUNDRED_PULLS],
+    },
+    "bandit-10-arms-500-pulls": {
+        "script": "rl2_ppo",
+        "title": "bandit, 10 arms, 500 pulls",
+        "arguments": FIVE_HUNDRED | {"env_kwargs": {"num_arms": 10}},
+        "seeds": [1],
+        "papers": {"RL² paper": 432.5},
+        "baselines": ["10 arms, 500 pulls", *HUNDRED_PULLS],
+    },
+    "bandit-50-arms-500-pulls": {
+        "script": "rl2_ppo",
+        "title": "bandit, 50 arms, 500 pulls",
+        "arguments": FIVE_HUNDRED | {"env_kwargs": {"num_arms": 50}, "hidden_size": 128},
+        "seeds": [1],
+        "papers": {"RL² paper": 438.9},
+        "baselines": ["50 arms, 500 pulls", *HUNDRED_PULLS],
+    },
+    "bandit-50-arms-1000-pulls": {
+        "script": "rl2_ppo",
+        "title": "bandit, 50 arms, 1000 pulls",
+        "arguments": THOUSAND | {"env_kwargs": {"num_arms": 50}, "hidden_size": 128},
+        "seeds": [1],
+        "papers": {"RL² paper": 847.4},
+        "baselines": ["50 arms, 1000 pulls", *HUNDRED_PULLS],
+    },
     "mdp-10-episodes-plain": {
         "script": "rl2_ppo",
         "title": "MDP, 10 episodes, no levers",
@@ -178,6 +278,7 @@ ROWS = {
         },
         "seeds": SEEDS,
         "papers": MDP_PAPERS,
+        "baselines": ["MDP, 10 episodes", *MDP_PLANS],
     },
     "mdp-10-episodes-regret": {
         "script": "rl2_ppo",
@@ -192,6 +293,39 @@ ROWS = {
         "seeds": SEEDS,
         "family": "tabular MDP, 10 episodes",
         "papers": MDP_PAPERS,
+        "baselines": ["MDP, 10 episodes", *MDP_PLANS],
+    },
+    "mdp-25-episodes": {
+        "script": "rl2_ppo",
+        "title": "MDP, 25 episodes",
+        "arguments": RL2_MDP | {"episodes_per_trial": 25, "num_envs": 1280},
+        "seeds": [1],
+        "papers": {"RL² paper": 445.7, "SNAIL paper": 447.2},
+        "baselines": ["MDP, 25 episodes", *MDP_PLANS],
+    },
+    "mdp-50-episodes": {
+        "script": "rl2_ppo",
+        "title": "MDP, 50 episodes",
+        "arguments": RL2_MDP | {"episodes_per_trial": 50, "num_envs": 800},
+        "seeds": [1],
+        "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
+        "baselines": ["MDP, 50 episodes", *MDP_PLANS],
+    },
+    "mdp-75-episodes": {
+        "script": "rl2_ppo",
+        "title": "MDP, 75 episodes",
+        "arguments": RL2_MDP | {"episodes_per_trial": 75, "num_envs": 640},
+        "seeds": [1],
+        "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
+        "baselines": ["MDP, 75 episodes", *MDP_PLANS],
+    },
+    "mdp-100-episodes": {
+        "script": "rl2_ppo",
+        "title": "MDP, 100 episodes",
+        "arguments": RL2_MDP | {"episodes_per_trial": 100, "num_envs": 640},
+        "seeds": [1],
+        "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
+        "baselines": ["MDP, 100 episodes", *MDP_PLANS],
     },
     "minigrid-red-ball-2-episodes": {
         "script": "rl2_ppo",
@@ -329,6 +463,86 @@ ROWS = {
         "arguments": ANT_DIR | ORACLE,
         "seeds": [1],
     },
+    "maml-bandit-5-arms-10-pulls": {
+        "script": "maml_trpo",
+        "title": "bandit, 5 arms, 10 pulls",
+        "role": "MAML",
+        "episodes": 10,
+        "arguments": MAML_TEN_PULLS,
+        "seeds": SEEDS,
+        "papers": {"MAML in the SNAIL paper": 6.5},
+        "baselines": ["5 arms, 10 pulls", *TEN_PULLS],
+    },
+    "maml-bandit-10-arms-10-pulls": {
+        "script": "maml_trpo",
+        "title": "bandit, 10 arms, 10 pulls",
+        "role": "MAML",
+        "episodes": 10,
+        "arguments": MAML_TEN_PULLS | {"env_kwargs": {"num_arms": 10}},
+        "seeds": SEEDS,
+        "papers": {"MAML in the SNAIL paper": 6.6},
+        "baselines": ["10 arms, 10 pulls", *TEN_PULLS],
+    },
+    "maml-bandit-50-arms-10-pulls": {
+        "script": "maml_trpo",
+        "title": "bandit, 50 arms, 10 pulls",
+        "role": "MAML",
+        "episodes": 10,
+        "arguments": MAML_TEN_PULLS | {"env_kwargs": {"num_arms": 50}},
+        "seeds": SEEDS,
+        "papers": {"MAML in the SNAIL paper": 6.6},
+        "baselines": ["50 arms, 10 pulls", *TEN_PULLS],
+    },
+    "maml-bandit-5-arms-100-pulls": {
+        "script": "maml_trpo",
+        "title": "bandit, 5 arms, 100 pulls",
+        "role": "MAML",
+        "episodes": 100,
+        "arguments": MAML_HUNDRED_PULLS,
+        "seeds": SEEDS,
+        "papers": {"MAML in the SNAIL paper": 67.1},
+        "baselines": ["5 arms, 100 pulls", *HUNDRED_PULLS],
+    },
+    "maml-bandit-10-arms-100-pulls": {
+        "script": "maml_trpo",
+        "title": "bandit, 10 arms, 100 pulls",
+        "role": "MAML",
+        "episodes": 100,
+        "arguments": MAML_HUNDRED_PULLS | {"env_kwargs": {"num_arms": 10}},
+        "seeds": SEEDS,
+        "papers": {"MAML in the SNAIL paper": 70.1},
+        "baselines": ["10 arms, 100 pulls", *HUNDRED_PULLS],
+    },
+    "maml-bandit-50-arms-100-pulls": {
+        "script": "maml_trpo",
+        "title": "bandit, 50 arms, 100 pulls",
+        "role": "MAML",
+        "episodes": 100,
+        "arguments": MAML_HUNDRED_PULLS | {"env_kwargs": {"num_arms": 50}},
+        "seeds": SEEDS,
+        "papers": {"MAML in the SNAIL paper": 70.3},
+        "baselines": ["50 arms, 100 pulls", *HUNDRED_PULLS],
+    },
+    "maml-mdp-10-episodes": {
+        "script": "maml_trpo",
+        "title": "MDP, 10 episodes",
+        "role": "MAML",
+        "episodes": 10,
+        "arguments": MAML_MDP | {"episodes_per_task": 4, "eval_episodes": 4},
+        "seeds": SEEDS,
+        "papers": {"MAML in the SNAIL paper": 122.9},
+        "baselines": ["MDP, 10 episodes", *MDP_PLANS],
+    },
+    "maml-mdp-25-episodes": {
+        "script": "maml_trpo",
+        "title": "MDP, 25 episodes",
+        "role": "MAML",
+        "episodes": 25,
+        "arguments": MAML_MDP | {"episodes_per_task": 10, "eval_episodes": 10},
+        "seeds": SEEDS,
+        "papers": {"MAML in the SNAIL paper": 322.5},
+        "baselines": ["MDP, 25 episodes", *MDP_PLANS],
+    },
     # ----------------------------------------------------------------------------------- SNAIL
     "snail-bandit-5-arms-10-pulls": {
         "script": "snail_ppo",
@@ -338,6 +552,22 @@ ROWS = {
         "family": "bandit, 5 arms, 10 pulls",
         "papers": {"RL² paper": 6.7, "SNAIL paper": 6.6},
         "baselines": ["5 arms, 10 pulls", *TEN_PULLS],
+    },
+    "snail-bandit-10-arms-10-pulls": {
+        "script": "snail_ppo",
+        "title": "bandit, 10 arms, 10 pulls",
+        "arguments": SNAIL_MANY_ARMS | {"env_kwargs": {"num_arms": 10}},
+        "seeds": SEEDS,
+        "papers": {"RL² paper": 6.7, "SNAIL paper": 6.7},
+        "baselines": ["10 arms, 10 pulls", *TEN_PULLS],
+    },
+    "snail-bandit-50-arms-10-pulls": {
+        "script": "snail_ppo",
+        "title": "bandit, 50 arms, 10 pulls",
+        "arguments": SNAIL_MANY_ARMS | {"env_kwargs": {"num_arms": 50}},
+        "seeds": SEEDS,
+        "papers": {"RL² paper": 6.8, "SNAIL paper": 6.7},
+        "baselines": ["50 arms, 10 pulls", *TEN_PULLS],
     },
     "snail-bandit-5-arms-100-pulls": {
         "script": "snail_ppo",
@@ -354,6 +584,54 @@ ROWS = {
         "papers": {"RL² paper": 78.7, "SNAIL paper": 79.1},
         "baselines": ["5 arms, 100 pulls", *HUNDRED_PULLS],
     },
+    "snail-bandit-10-arms-100-pulls": {
+        "script": "snail_ppo",
+        "title": "bandit, 10 arms, 100 pulls",
+        "arguments": SNAIL_HUNDRED | {"env_kwargs": {"num_arms": 10}},
+        "seeds": [1],
+        "papers": {"RL² paper": 83.5, "SNAIL paper": 83.5},
+        "baselines": ["10 arms, 100 pulls", *HUNDRED_PULLS],
+    },
+    "snail-bandit-50-arms-100-pulls": {
+        "script": "snail_ppo",
+        "title": "bandit, 50 arms, 100 pulls",
+        "arguments": SNAIL_HUNDRED | {"env_kwargs": {"num_arms": 50}},
+        "seeds": [1],
+        "papers": {"RL² paper": 84.9, "SNAIL paper": 85.1},
+        "baselines": ["50 arms, 100 pulls", *HUNDRED_PULLS],
+    },
+    "snail-bandit-5-arms-500-pulls": {
+        "script": "snail_ppo",
+        "title": "bandit, 5 arms, 500 pulls",
+        "arguments": SNAIL_FIVE_HUNDRED,
+        "seeds": [1],
+        "papers": {"RL² paper": 401.6, "SNAIL paper": 408.1},
+        "baselines": ["5 arms, 500 pulls", *HUNDRED_PULLS],
+    },
+    "snail-bandit-10-arms-500-pulls": {
+        "script": "snail_ppo",
+        "title": "bandit, 10 arms, 500 pulls",
+        "arguments": SNAIL_FIVE_HUNDRED | {"env_kwargs": {"num_arms": 10}},
+        "seeds": [1],
+        "papers": {"RL² paper": 432.5, "SNAIL paper": 432.4},
+        "baselines": ["10 arms, 500 pulls", *HUNDRED_PULLS],
+    },
+    "snail-bandit-50-arms-500-pulls": {
+        "script": "snail_ppo",
+        "title": "bandit, 50 arms, 500 pulls",
+        "arguments": SNAIL_FIVE_HUNDRED | {"env_kwargs": {"num_arms": 50}},
+        "seeds": [1],
+        "papers": {"RL² paper": 438.9, "SNAIL paper": 442.6},
+        "baselines": ["50 arms, 500 pulls", *HUNDRED_PULLS],
+    },
+    "snail-bandit-50-arms-1000-pulls": {
+        "script": "snail_ppo",
+        "title": "bandit, 50 arms, 1000 pulls",
+        "arguments": SNAIL_THOUSAND | {"env_kwargs": {"num_arms": 50}},
+        "seeds": [1],
+        "papers": {"RL² paper": 847.4, "SNAIL paper": 889.8},
+        "baselines": ["50 arms, 1000 pulls", *HUNDRED_PULLS],
+    },
     "snail-mdp-10-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 10 episodes",
@@ -361,6 +639,39 @@ ROWS = {
         "seeds": SEEDS,
         "family": "tabular MDP, 10 episodes",
         "papers": MDP_PAPERS,
+        "baselines": ["MDP, 10 episodes", *MDP_PLANS],
+    },
+    "snail-mdp-25-episodes": {
+        "script": "snail_ppo",
+        "title": "MDP, 25 episodes",
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 25, "num_envs": 640},
+        "seeds": [1],
+        "papers": {"RL² paper": 445.7, "SNAIL paper": 447.2},
+        "baselines": ["MDP, 25 episodes", *MDP_PLANS],
+    },
+    "snail-mdp-50-episodes": {
+        "script": "snail_ppo",
+        "title": "MDP, 50 episodes",
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 50, "num_envs": 480},
+        "seeds": [1],
+        "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
+        "baselines": ["MDP, 50 episodes", *MDP_PLANS],
+    },
+    "snail-mdp-75-episodes": {
+        "script": "snail_ppo",
+        "title": "MDP, 75 episodes",
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 320},
+        "seeds": [1],
+        "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
+        "baselines": ["MDP, 75 episodes", *MDP_PLANS],
+    },
+    "snail-mdp-100-episodes": {
+        "script": "snail_ppo",
+        "title": "MDP, 100 episodes",
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 100, "num_envs": 320},
+        "seeds": [1],
+        "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
+        "baselines": ["MDP, 100 episodes", *MDP_PLANS],
     },
     "snail-navigation-2-episodes": {
         "script": "snail_ppo",
