@@ -318,7 +318,7 @@ class VisualMaze(TaskVectorEnv):
     def _draw(self, num_tasks, rng):
         size = self.size
         side = 2 * size - 1
-        blocks = rng.integers(2, 8, (num_tasks, side, side), np.uint8)
+        blocks = rng.integers(2, 7, (num_tasks, side, side), np.uint8)
         # From each pillar, which is amid four rooms, a wall falls to the right, down, or to the
         # left. So walls never enclose a room. If no two fell into one place, rooms are a tree.
         falls = rng.integers(3, size=(num_tasks, size - 1, size - 1))

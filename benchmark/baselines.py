@@ -1,9 +1,12 @@
 """What the agents are held against: optima, classical bandit algorithms, random actions.
 
     python benchmark/baselines.py        # writes results/baselines.json, some minutes
+    python benchmark/baselines.py rooms  # only what has this word in its name; keeps the rest
 
 A bandit algorithm knows the prior, U[0, 1] for each arm, and sees what the agent sees. Its expected
 return is estimated as n k / (k + 1) minus the mean summed regret, on 200,000 tasks.
+
+In mazes, steps to the goal are counted: of a planner that knows the maze, and of random actions.
 """
 
 import json
@@ -162,6 +165,77 @@ def algorithms(num_arms, num_pulls):
     }
 
 
+def shortest_paths(tasks):
+    """The least number of steps to the goal in each of VisualMaze's mazes, [N].
+
+    By breadth-first search over poses, in all mazes at once.
+    """
+    blocks = np.pad(tasks, [(0, 0), (1, 1), (1, 1)], constant_values=7)
+    # What is in front of a pose [N, row of rooms, column, heading].
+    right = blocks[:, 1::2, 2::2]
+    below = blocks[:, 2::2, 1::2]
+    left = blocks[:, 1::2, :-2:2]
+    above = blocks[:, :-2:2, 1::2]
+    is_free = np.stack([right, below, left, above], axis=-1) < 2
+    is_goal = tasks[:, ::2, ::2, None] == 1
+    start = tasks[:, ::2, ::2, None]
+    reached = start == np.arange(8, 12)
+    steps = np.zeros(len(tasks), dtype=int)
+    searches = np.ones(len(tasks), dtype=bool)
+    while searches.any():
+        moves = reached & is_free
+        reached = reached | np.roll(reached, 1, axis=3) | np.roll(reached, -1, axis=3)
+        reached[:, :, 1:, 0] |= moves[:, :, :-1, 0]
+        reached[:, 1:, :, 1] |= moves[:, :-1, :, 1]
+        reached[:, :, :-1, 2] |= moves[:, :, 1:, 2]
+        reached[:, :-1, :, 3] |= moves[:, 1:, :, 3]
+        steps += searches
+        searches &= ~(reached & is_goal).any(axis=(1, 2, 3))
+    return steps
+
+
+def random_steps(env, tasks):
+    """Steps of an episode of random actions in each maze, and whether it ends at the goal, [N]."""
+    env.reset(seed=0, options={"tasks": tasks})
+    env.action_space.seed(1)
+    steps = np.zeros(env.num_envs, dtype=int)
+    found = np.zeros(env.num_envs, dtype=bool)
+    alive = np.ones(env.num_envs, dtype=bool)
+    while alive.any():
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        steps += alive
+        found |= alive & terminated
+        alive &= ~(terminated | truncated)
+    return steps, found
+
+
+def summary(steps, found):
+    """Of all episodes (one that finds no goal lasts to its end), and of those that find it."""
+    return {
+        "steps_mean": float(steps.mean()),
+        "steps_stderr": float(steps.std() / len(steps) ** 0.5),
+        "success": float(found.mean()),
+        "steps_of_successes": float(steps[found].mean()),
+    }
+
+
+def maze_baselines(settings=((5, 250), (9, 500), (9, 1000)), num_mazes=1000):
+    """Steps to the goal in held-out mazes: {setting (rooms, steps): {who: summary}}."""
+    results = {}
+    for size, horizon in settings:
+        env = envs.make("VisualMaze-v0", num_mazes, size=size, horizon=horizon)
+        tasks = env.sample_tasks(num_mazes, [1, 0])  # those of the scripts' evaluations
+        shortest = shortest_paths(tasks)
+        row = {
+            "planner that knows the maze": summary(shortest, shortest <= horizon),
+            "random": summary(*random_steps(env, tasks)),
+        }
+        env.close()
+        results[f"{size} × {size} rooms, {horizon} steps"] = row
+        print(f"{size} x {size} rooms, {horizon} steps: {row}", flush=True)
+    return results
+
+
 def bandit_baselines(settings=((5, 10), (10, 10), (50, 10), (5, 100)), num_tasks=200_000):
     """Every algorithm in every setting (arms, pulls): {setting: {algorithm: return}}."""
     results = {}
@@ -177,10 +251,17 @@ def bandit_baselines(settings=((5, 10), (10, 10), (50, 10), (5, 100)), num_tasks
     return results
 
 
-def main():
-    baselines = json.dumps(bandit_baselines(), indent=2)
-    (RESULTS / "baselines.json").write_text(baselines + "\n")
+def main(only=""):
+    path = RESULTS / "baselines.json"
+    results = {}
+    if only:
+        results = json.loads(path.read_text())
+    if only in "arms, pulls":
+        results |= bandit_baselines()
+    if only in "rooms, steps":
+        results |= maze_baselines()
+    path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
