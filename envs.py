@@ -375,9 +375,9 @@ class VisualMaze(TaskVectorEnv):
             flies = seen == 0  # [N, 1, 40]
             next_ahead = next_ahead + (flies & is_ahead)
             next_aside = next_aside + gap * (flies & ~is_ahead)
-        distance = np.minimum(next_ahead, next_aside)
         # Blocks are as high as wide, 20 pixels at distance 1. What is above and below is black.
-        is_block = abs(np.arange(-14.5, 15))[:, None] * distance < 10  # [N, 30, 40]
+        half_height = 10 / np.minimum(next_ahead, next_aside)
+        is_block = abs(np.arange(-14.5, 15))[:, None] < half_height  # [N, 30, 40]
         return self._colors.take(is_block * seen, axis=0)
 
 
