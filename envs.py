@@ -8,7 +8,8 @@ is the last of the one that ended, and valid where `info["_final_obs"]` is true.
 is known, `info["regret"]` [N] is V*(s) - Q*(s, a) of the step just taken. Each environment takes
 `observe_task=True`, which appends the task to the observation.
 
-Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779: bandits (section 3.1), MDPs (3.2).
+Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779: bandits (section 3.1), MDPs (3.2),
+visual mazes (3.3).
 Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400: navigation, locomotion (section 5.3).
 """
 
@@ -161,7 +162,9 @@ class TaskVectorEnv(VectorEnv):
             return obs
         if isinstance(self._base_space, Discrete):
             obs = np.eye(self._base_space.n)[obs]  # one-hot
-        return np.concatenate([obs, flatten_tasks(self.tasks)], axis=1, dtype=np.float64)
+        return np.concatenate(
+            [obs.reshape(len(obs), -1), flatten_tasks(self.tasks)], axis=1, dtype=np.float64
+        )
 
 
 class Bandit(TaskVectorEnv):
@@ -283,6 +286,99 @@ class Navigation2D(TaskVectorEnv):
         x, y = (self._state - self.tasks).T  # [N] each: the offset from the goal
         # An episode ends where both coordinates are near the goal's.
         return -np.hypot(x, y), np.maximum(abs(x), abs(y)) < 0.01, {}
+
+
+class VisualMaze(TaskVectorEnv):
+    """A maze that is seen from within (Duan et al., section 3.3; the geometry is ours).
+
+    `size` x `size` rooms and the walls between them are blocks of a grid, in a wall around it. A
+    task is the map: uint8 array [num_tasks, 2 size - 1, 2 size - 1]. 0 is free, 1 the goal, 2 to 7
+    are walls by colour, 8 to 11 is the start, heading to where columns grow, where rows grow, and
+    so on in quarters of a turn. Rooms are in the even rows and columns; goal and start are rooms.
+
+    Actions are 0, to turn left by 90 degrees, 1, to step forward into the next room, 2, to turn
+    right. Each pays -0.04, a step into a wall -0.001 more, one to the goal, which ends the episode,
+    1 more. Observations are images, uint8 [30, 40, 3], 90 degrees wide. An episode has at most
+    `horizon` steps: if it is not named 250, or 1000 where there are more than 5 x 5 rooms.
+    """
+
+    def __init__(self, num_envs=1, size=5, horizon=None, observe_task=False):
+        check_positive(size=size)
+        if horizon is None:
+            horizon = 250 if size <= 5 else 1000
+        self.size = size
+        side = 2 * size + 1
+        # from a block's number to the next one's, in each heading; 4 is 0 again
+        self._strides = np.array([1, side, -1, -side, 1])
+        # All colours of full or no red, green and blue. Here 0 is black, 1 blue, 7 white.
+        self._colors = 255 * np.uint8(list(np.ndindex(2, 2, 2)))
+        image = Box(0, 255, (30, 40, 3), np.uint8)
+        super().__init__(num_envs, horizon, image, Discrete(3), observe_task)
+
+    def _draw(self, num_tasks, rng):
+        size = self.size
+        side = 2 * size - 1
+        blocks = rng.integers(2, 7, (num_tasks, side, side), np.uint8)
+        # From each pillar, which is amid four rooms, a wall falls to the right, down, or to the
+        # left. So walls never enclose a room. If no two fell into one place, rooms are a tree.
+        falls = rng.integers(3, size=(num_tasks, size - 1, size - 1))
+        is_wall = np.zeros_like(blocks)
+        is_wall[:, 1::2, 1::2] = True
+        is_wall[:, 1::2, 2::2] |= falls == 0
+        is_wall[:, 2::2, 1::2] |= falls == 1
+        is_wall[:, 1::2, :-1:2] |= falls == 2
+        blocks *= is_wall
+        rooms = np.zeros((num_tasks, size * size))
+        rooms[:, 0] = 1
+        rooms[:, -1] = rng.integers(8, 12, num_tasks)
+        blocks[:, ::2, ::2] = rng.permuted(rooms, axis=1).reshape(-1, size, size)
+        return blocks
+
+    def _set_tasks(self, tasks):
+        # One table of all mazes' blocks, with walls around each of them.
+        blocks = np.pad(tasks, 1, constant_values=7).ravel()
+        start = np.flatnonzero(blocks > 7)
+        if len(start) != self.num_envs:
+            raise UsageError("tasks must have one start each, a number from 8 to 11 in a room.")
+        self._begin = np.array([start, blocks[start] % 4])
+        self._pose = self._begin  # numbers of blocks in that table, and headings, [2, N]
+        self._blocks = blocks * (blocks < 8)
+
+    def _start(self, mask):
+        self._pose = np.where(mask, self._begin, self._pose)
+
+    def _advance(self, actions):
+        place, heading = self._pose
+        heading = (heading + actions - 1) % 4
+        stride = self._strides[heading] * (actions == 1)
+        at_wall = self._blocks[place + stride] > 1
+        place = place + 2 * stride * ~at_wall  # from room to room
+        self._pose = np.array([place, heading])
+        found = self._blocks[place] == 1
+        return found - 0.04 - 0.001 * at_wall, found, {}
+
+    def _observe(self):
+        """Images [N, 30, 40, 3]: for each column a ray goes on to the first block (DDA)."""
+        place, heading = self._pose[:, :, None, None]  # [N, 1, 1]
+        column = np.arange(-39, 40, 2)  # its ray goes so many 40ths aside while it goes 1 ahead
+        ahead = self._strides[heading]
+        aside = self._strides[heading + 1] * np.sign(column)
+        gap = 40 / abs(column)  # how far it goes ahead while it goes 1 aside
+        # How far ahead it comes into the next block ahead, aside. It starts in a block's middle.
+        next_ahead = 0.5
+        next_aside = gap / 2
+        flies = True
+        while np.any(flies):
+            is_ahead = next_ahead < next_aside
+            place = place + np.where(is_ahead, ahead, aside) * flies
+            seen = self._blocks[place]
+            flies = seen == 0  # [N, 1, 40]
+            next_ahead = next_ahead + (flies & is_ahead)
+            next_aside = next_aside + gap * (flies & ~is_ahead)
+        # Blocks are as high as wide, 20 pixels at distance 1. What is above and below is black.
+        half_height = 10 / np.minimum(next_ahead, next_aside)
+        is_block = abs(np.arange(-14.5, 15))[:, None] < half_height  # [N, 30, 40]
+        return self._colors.take(is_block * seen, axis=0)
 
 
 class Locomotion(TaskVectorEnv):
@@ -679,6 +775,7 @@ ENVIRONMENTS = {
     "Bandit-v0": Bandit,
     "TabularMDP-v0": TabularMDP,
     "Navigation2D-v0": Navigation2D,
+    "VisualMaze-v0": VisualMaze,
 }
 for _body, _goals in (
     ("HalfCheetah", ["Dir", "Vel", "Params"]),

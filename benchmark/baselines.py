@@ -6,7 +6,8 @@
 
 An algorithm knows the prior (of bandits U[0, 1] for each arm; of MDPs Dirichlet(1, ..., 1) for
 transitions, Normal(1, 1) for mean rewards) and sees what the agent sees. Its expected return is
-estimated as the expected optimum of those who know the task minus the mean summed regret.
+estimated as the expected optimum of those who know the task minus the mean summed regret. In mazes,
+steps to the goal are counted: of a planner that knows the maze, and of random actions.
 
 Each number is written as soon as it is there. Ctrl-C stops; the next call goes on.
 """
@@ -48,8 +49,14 @@ MDPS = {
     "MDP, 75 episodes": (75, 4000),
     "MDP, 100 episodes": (100, 4000),
 }
+# Rooms in a row of a maze, and the steps of an episode.
+MAZES = {
+    "5 × 5 rooms, 250 steps": (5, 250),
+    "9 × 9 rooms, 500 steps": (9, 500),
+    "9 × 9 rooms, 1000 steps": (9, 1000),
+}
 # Cheap ones first: the order in which they are computed.
-SETTINGS = [*BANDITS, *MDPS]
+SETTINGS = [*BANDITS, *MAZES, *MDPS]
 SETTINGS.sort(key=lambda setting: "500" in setting or "1000" in setting)
 
 UCB_CONSTANTS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
@@ -369,10 +376,79 @@ def mdp_baseline(name, num_episodes, num_tasks):
     return {"return_mean": float(mean), "return_stderr": float(stderr)} | tuned
 
 
+def shortest_paths(tasks):
+    """The least number of steps to the goal in each of VisualMaze's mazes, [N].
+
+    By breadth-first search over poses, in all mazes at once.
+    """
+    blocks = np.pad(tasks, [(0, 0), (1, 1), (1, 1)], constant_values=7)
+    # What is in front of a pose [N, row of rooms, column, heading].
+    right = blocks[:, 1::2, 2::2]
+    below = blocks[:, 2::2, 1::2]
+    left = blocks[:, 1::2, :-2:2]
+    above = blocks[:, :-2:2, 1::2]
+    is_free = np.stack([right, below, left, above], axis=-1) < 2
+    is_goal = tasks[:, ::2, ::2, None] == 1
+    start = tasks[:, ::2, ::2, None]
+    reached = start == np.arange(8, 12)
+    steps = np.zeros(len(tasks), dtype=int)
+    searches = np.ones(len(tasks), dtype=bool)
+    while searches.any():
+        moves = reached & is_free
+        reached = reached | np.roll(reached, 1, axis=3) | np.roll(reached, -1, axis=3)
+        reached[:, :, 1:, 0] |= moves[:, :, :-1, 0]
+        reached[:, 1:, :, 1] |= moves[:, :-1, :, 1]
+        reached[:, :, :-1, 2] |= moves[:, :, 1:, 2]
+        reached[:, :-1, :, 3] |= moves[:, 1:, :, 3]
+        steps += searches
+        searches &= ~(reached & is_goal).any(axis=(1, 2, 3))
+    return steps
+
+
+def random_steps(env, tasks):
+    """Steps of an episode of random actions in each maze, and whether it ends at the goal, [N]."""
+    env.reset(seed=0, options={"tasks": tasks})
+    env.action_space.seed(1)
+    steps = np.zeros(env.num_envs, dtype=int)
+    found = np.zeros(env.num_envs, dtype=bool)
+    alive = np.ones(env.num_envs, dtype=bool)
+    while alive.any():
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        steps += alive
+        found |= alive & terminated
+        alive &= ~(terminated | truncated)
+    return steps, found
+
+
+def summary(steps, found):
+    """Of all episodes (one that finds no goal lasts to its end), and of those that find it."""
+    return {
+        "steps_mean": float(steps.mean()),
+        "steps_stderr": float(steps.std() / len(steps) ** 0.5),
+        "success": float(found.mean()),
+        "steps_of_successes": float(steps[found].mean()),
+    }
+
+
+def maze_baseline(name, size, horizon, num_mazes=1000):
+    """Steps to the goal in held-out mazes, as a `summary`."""
+    env = envs.make("VisualMaze-v0", num_mazes, size=size, horizon=horizon)
+    tasks = env.sample_tasks(num_mazes, [1, 0])  # those of the scripts' evaluations
+    if name == "random":
+        steps, found = random_steps(env, tasks)
+    else:
+        steps = shortest_paths(tasks)
+        found = steps <= horizon
+    env.close()
+    return summary(steps, found)
+
+
 def names_of(setting):
     """The baselines of a setting."""
     if setting in MDPS:
         return ["informed optimum", "PSRL", "planner that knows the prior"]
+    if setting in MAZES:
+        return ["planner that knows the maze", "random"]
     return bandit_names(BANDITS[setting][1])
 
 
@@ -380,6 +456,8 @@ def baseline(setting, name):
     """The return of one baseline in one setting."""
     if setting in MDPS:
         return mdp_baseline(name, *MDPS[setting])
+    if setting in MAZES:
+        return maze_baseline(name, *MAZES[setting])
     return bandit_baseline(name, *BANDITS[setting])
 
 
@@ -390,14 +468,14 @@ def read():
 
 
 def write(results):
-    """Writes baselines.json, in the order of BANDITS and MDPS."""
+    """Writes baselines.json, in the order of BANDITS, MDPS and MAZES."""
     ordered = {}
-    for setting in [*BANDITS, *MDPS]:
+    for setting in [*BANDITS, *MDPS, *MAZES]:
         if setting in results:
             names = [name for name in names_of(setting) if name in results[setting]]
             ordered[setting] = {name: results[setting][name] for name in names}
     temporary = RESULTS / "baselines.tmp"
-    temporary.write_text(json.dumps(ordered, indent=2) + "\n")
+    temporary.write_text(json.dumps(ordered, indent=2, ensure_ascii=False) + "\n")
     temporary.replace(RESULTS / "baselines.json")
 
 

@@ -2,6 +2,7 @@
 
     python benchmark/pictures.py runs/.../checkpoint.pt            # writes beside the checkpoint
     python benchmark/pictures.py runs/.../checkpoint.pt FOLDER     # or into a folder
+    python benchmark/pictures.py VisualMaze-v0 docs/figures        # mazes, without an agent
 
 Locomotion, and ordinary environments that render to rgb_array: `video.gif`, episodes of some tasks
 side by side, before and after adaptation (the first and the last one of a trial; for MAML before
@@ -338,6 +339,35 @@ def rendered(checkpoint, folder, num_tasks=3):
     return film(folder / "video.gif", chosen_films(parts, num_tasks), tasks, fps=5)
 
 
+def mazes(folder, num_tasks=3):
+    """Held-out mazes: their maps, with the start as an arrow, and what is seen there."""
+    env = envs.make("VisualMaze-v0", num_tasks)
+    tasks = env.sample_tasks(num_tasks, [1, 0])
+    obs, _ = env.reset(seed=0, options={"tasks": tasks})
+    figure, axes = plt.subplots(1, 2 * num_tasks, figsize=(3.6 * num_tasks, 1.8), squeeze=False)
+    for i, task in enumerate(tasks):
+        plan, view = axes[0, 2 * i : 2 * i + 2]
+        blocks = np.pad(task, 1, constant_values=7)  # the wall around it
+        plan.imshow(env.unwrapped._colors[np.where(blocks > 7, 0, blocks)])
+        ((row, column),) = np.argwhere(blocks > 7)
+        right, down = [(1, 0), (0, 1), (-1, 0), (0, -1)][blocks[row, column] - 8]
+        plan.annotate(
+            "",
+            (column + 0.6 * right, row + 0.6 * down),
+            (column - 0.6 * right, row - 0.6 * down),
+            arrowprops={"color": "white", "width": 1.5, "headwidth": 7, "headlength": 6},
+        )
+        view.imshow(obs[i])
+        for axis in (plan, view):
+            axis.set(xticks=[], yticks=[])
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.98, bottom=0.02, wspace=0.06)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mazes.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
 KINDS = {
     envs.Bandit: heatmap,
     envs.TabularMDP: heatmap,
@@ -371,9 +401,12 @@ def draw(checkpoint, folder=None):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("error: python benchmark/pictures.py CHECKPOINT [FOLDER]")
+    if len(sys.argv) not in (2, 3) or sys.argv[1:] == ["VisualMaze-v0"]:
+        sys.exit("error: python benchmark/pictures.py CHECKPOINT [FOLDER], or VisualMaze-v0 FOLDER")
     try:
-        draw(*sys.argv[1:])
+        if sys.argv[1] == "VisualMaze-v0":
+            mazes(Path(sys.argv[2]))
+        else:
+            draw(*sys.argv[1:])
     except (envs.UsageError, OSError) as error:
         sys.exit(f"error: {error}")

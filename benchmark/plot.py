@@ -498,6 +498,18 @@ def levels():
     )
 
 
+def mazes():
+    """Steps to the goal of who knows the maze and of random actions, as a markdown table."""
+    lines = table_head(["mazes", "planner that knows the maze", "random", "random, success"])
+    for name, row in read("baselines.json").items():
+        if "rooms" in name:
+            cells = [name]
+            for entry in row.values():
+                cells.append(f"{entry['steps_mean']:.1f} ± {entry['steps_stderr']:.1f}")
+            lines.append(table_row([*cells, f"{row['random']['success']:.0%}"]))
+    return "\n".join(lines)
+
+
 def ablations(algorithm):
     """An algorithm's ablations as markdown tables."""
     lines = []
@@ -643,6 +655,7 @@ def tables():
     texts[page, "maml speed"] = maml_speed()
     texts[page, "ablations"] = ablations("maml_trpo")
     texts[page, "curves"] = "\n\n".join(links)
+    texts["docs/environments.md", "mazes"] = mazes()
     texts["docs/environments.md", "levels"] = levels()
     page = "benchmark/README.md"
     texts[page, "bandits"] = bandits_table()

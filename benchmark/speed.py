@@ -4,11 +4,12 @@
     python benchmark/speed.py SNAIL      # only what has this word in its name; keeps the rest
     python benchmark/speed.py GPU        # the scripts on a GPU: into speed_gpu.json
 
-The environments in numpy run 4096 at a time on one core, those on MuJoCo 40 and 400 at a time on
-all cores. RL^2 and SNAIL run the settings at which `pytorch_rl2`, the closest peer, does 1,550 and
-430 environment steps per second on 2 cores (5 arms, 100 pulls, 8 epochs, 480 trials per minibatch;
-GRU 256, or SNAIL with 32 features). MAML runs those at which `pytorch-maml-rl` takes 6.3 seconds
-per meta-iteration for navigation and 38 for the HalfCheetah, `learn2learn` 48 and about 210.
+The environments in numpy run 4096 at a time on one core (mazes, whose steps are images, 256), those
+on MuJoCo 40 and 400 at a time on all cores. RL^2 and SNAIL run the settings at which `pytorch_rl2`,
+the closest peer, does 1,550 and 430 environment steps per second on 2 cores (5 arms, 100 pulls, 8
+epochs, 480 trials per minibatch; GRU 256, or SNAIL with 32 features). MAML runs those at which
+`pytorch-maml-rl` takes 6.3 seconds per meta-iteration for navigation and 38 for the HalfCheetah,
+`learn2learn` 48 and about 210.
 """
 
 import json
@@ -367,6 +368,9 @@ JOBS = {
     "Bandit-v0, 4096 sub-environments, one core": partial(environment, "Bandit-v0"),
     "TabularMDP-v0, 4096 sub-environments, one core": partial(environment, "TabularMDP-v0"),
     "Navigation2D-v0, 4096 sub-environments, one core": partial(environment, "Navigation2D-v0"),
+    "VisualMaze-v0, 256 sub-environments, one core": partial(
+        environment, "VisualMaze-v0", num_envs=256
+    ),
     "HalfCheetahVel-v0, 40 sub-environments": partial(
         environment, "HalfCheetahVel-v0", num_envs=40
     ),

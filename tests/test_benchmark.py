@@ -1,5 +1,6 @@
 """The published numbers: agents that score what their row says, tables made from the raw data."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -873,3 +874,73 @@ def test_every_baseline_runs_and_falls_between_random_and_the_optimum():
 def test_random_actions_return_what_the_prior_says(env_id, mean):
     score = baselines.random_return(env_id, {}, 2000)
     assert abs(score["return_mean"] - mean) < 4.5 * score["return_stderr"]
+
+
+MAZE = np.array(  # three by three rooms; the start looks along the first row
+    [[[8, 0, 0, 0, 0], [5, 2, 0, 2, 0], [0, 0, 0, 3, 1], [4, 2, 6, 2, 5], [0, 0, 0, 0, 0]]],
+    dtype=np.uint8,
+)
+
+
+def shortest_of_all_sequences(task, length):
+    """The least number of steps to the goal, or None: all sequences of actions are tried."""
+    sequences = np.array(list(itertools.product(range(3), repeat=length)))
+    env = envs.make("VisualMaze-v0", len(sequences), size=(len(task) + 1) // 2)
+    env.reset(seed=0, options={"tasks": np.repeat(task[None], len(sequences), axis=0)})
+    for step, actions in enumerate(sequences.T, start=1):
+        _, _, terminated, _, _ = env.step(actions)
+        if terminated.any():
+            return step
+    return None
+
+
+def test_a_planners_steps_in_a_maze_by_hand():
+    # forward twice, to the right, forward; the other heading needs half a turn first
+    assert baselines.shortest_paths(MAZE).tolist() == [4]
+    turned = np.where(MAZE == 8, 10, MAZE)
+    assert baselines.shortest_paths(turned).tolist() == [6]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_planners_steps_against_all_sequences_of_actions(size):
+    length = 6
+    tasks = envs.make("VisualMaze-v0", size=size).sample_tasks(8, 0)
+    shortest = baselines.shortest_paths(tasks)
+    assert (shortest <= length).sum() >= 3
+    for task, steps in zip(tasks, shortest, strict=True):
+        assert shortest_of_all_sequences(task, length) == (steps if steps <= length else None)
+
+
+def test_random_steps_in_a_maze_whose_walk_is_known():
+    """Two by two rooms, without walls between them: a Markov chain over poses."""
+    maze = np.array([[8, 0, 0], [0, 2, 0], [0, 0, 1]], dtype=np.uint8)
+    chance = np.zeros((2, 2, 4))  # of row, column and heading
+    chance[0, 0, 0] = 1
+    found = []
+    for _ in range(30):
+        after = (np.roll(chance, 1, axis=2) + np.roll(chance, -1, axis=2)) / 3
+        for row, column, heading in np.ndindex(chance.shape):
+            down, right = [(0, 1), (1, 0), (0, -1), (-1, 0)][heading]
+            there = (min(max(row + down, 0), 1), min(max(column + right, 0), 1), heading)
+            after[there] += chance[row, column, heading] / 3
+        found.append(after[1, 1].sum())
+        after[1, 1] = 0
+        chance = after
+    num = 4000
+    env = envs.make("VisualMaze-v0", num, size=2, horizon=30)
+    steps, is_found = baselines.random_steps(env, np.repeat(maze[None], num, axis=0))
+    p = sum(found)
+    assert abs(is_found.mean() - p) < 4.5 * (p * (1 - p) / num) ** 0.5
+    mean = np.arange(1, 31) @ found + 30 * (1 - p)
+    assert abs(steps.mean() - mean) < 4.5 * steps.std() / num**0.5
+
+
+def test_mazes_in_the_results_are_those_that_are_computed():
+    published = plot.read("baselines.json")
+    shortest = baselines.shortest_paths(envs.make("VisualMaze-v0").sample_tasks(1000, [1, 0]))
+    entry = published["5 × 5 rooms, 250 steps"]["planner that knows the maze"]
+    assert entry["steps_mean"] == shortest.mean()
+    planner = baselines.maze_baseline("planner that knows the maze", 2, 30, num_mazes=50)
+    random = baselines.maze_baseline("random", 2, 30, num_mazes=50)
+    assert planner["success"] == 1
+    assert random["steps_mean"] > planner["steps_mean"]

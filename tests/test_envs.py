@@ -16,7 +16,14 @@ from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 import envs
 
 ROOT = Path(__file__).parent.parent
-IDS = ["Bandit-v0", "TabularMDP-v0", "Navigation2D-v0", "HalfCheetahVel-v0", "AntGoal-v0"]
+IDS = [
+    "Bandit-v0",
+    "TabularMDP-v0",
+    "Navigation2D-v0",
+    "VisualMaze-v0",
+    "HalfCheetahVel-v0",
+    "AntGoal-v0",
+]
 
 
 def ks_uniform(samples, low, high):
@@ -192,6 +199,224 @@ def test_navigation_tasks_dynamics_and_reward():
                 position[n] = 0
         np.testing.assert_allclose(obs, position, atol=1e-6)
         assert not truncated.any()
+
+
+# ---------------------------------------------------------------------------------- mazes
+
+MOVES = [(0, 1), (1, 0), (0, -1), (-1, 0)]  # row and column, by heading
+LEFT, FORWARD, RIGHT = range(3)
+# Three by three rooms. The start, 8, looks along the row to a wall, 4, two rooms away.
+HAND_MADE = np.array(
+    [
+        [8, 0, 0, 0, 0],
+        [5, 2, 0, 2, 0],
+        [0, 0, 0, 3, 1],
+        [4, 2, 6, 2, 5],
+        [0, 0, 0, 0, 0],
+    ],
+    dtype=np.uint8,
+)
+
+
+def with_border(task):
+    return np.pad(task, 1, constant_values=7)
+
+
+class Walker:
+    """One agent in one maze, step by step: block (row, column, of the maze in its border)."""
+
+    def __init__(self, task):
+        self.blocks = with_border(task)
+        (self.start,) = np.argwhere(self.blocks > 7)
+        self.reset()
+
+    def reset(self):
+        self.row, self.column = self.start
+        self.heading = self.blocks[self.row, self.column] - 8
+
+    def step(self, action):
+        """The reward, and whether the goal is reached."""
+        reward = -0.04
+        if action == LEFT:
+            self.heading = (self.heading + 3) % 4
+        if action == RIGHT:
+            self.heading = (self.heading + 1) % 4
+        if action == FORWARD:
+            down, right = MOVES[self.heading]
+            if 2 <= self.blocks[self.row + down, self.column + right] < 8:
+                return reward - 0.001, False
+            self.row += 2 * down
+            self.column += 2 * right
+        found = self.blocks[self.row, self.column] == 1
+        return reward + found, found
+
+    def distances(self):
+        """Of each column of the image: how far ahead its ray meets a block, and its number.
+
+        A march in tiny steps.
+        """
+        steps = np.arange(0.0005, 20, 0.001)  # ahead
+        offsets = (np.arange(40) + 0.5) / 20 - 1  # aside, in one step ahead: 45 degrees at the edge
+        down, right = MOVES[self.heading]
+        aside_down, aside_right = MOVES[(self.heading + 1) % 4]
+        aside = steps[:, None] * offsets
+        rows = self.row + 0.5 + down * steps[:, None] + aside_down * aside
+        columns = self.column + 0.5 + right * steps[:, None] + aside_right * aside
+        size = len(self.blocks)
+        rows = rows.astype(int).clip(0, size - 1)
+        columns = columns.astype(int).clip(0, size - 1)
+        met = self.blocks[rows, columns]  # [steps, 40]
+        elsewhere = (rows != self.row) | (columns != self.column)  # one may stand on the goal
+        is_block = (met > 0) & (met < 8)  # the start is free
+        first = (is_block & elsewhere).argmax(axis=0)
+        return steps[first], met[first, np.arange(40)]
+
+    def check_image(self, image):
+        """Is it what the rays meet? (A pixel at the very edge of a block may be either.)"""
+        distance, number = self.distances()
+        for y in range(30):
+            off_centre = abs(y - 14.5)
+            height = 10 / distance  # of a block above the centre: 1/2, and 20 pixels are 1 at 1
+            inside = off_centre < height - 0.1
+            outside = off_centre > height + 0.1
+            color = np.stack([number // 4, number // 2 % 2, number % 2], axis=1) * 255
+            assert (image[y, inside] == color[inside]).all()
+            assert (image[y, outside] == 0).all()
+
+
+@pytest.mark.parametrize("size", [5, 9])
+def test_maze_steps_and_images_against_a_walker_that_marches_in_tiny_steps(size):
+    """Random actions: walls are never crossed, episodes begin as the task says."""
+    env = envs.make("VisualMaze-v0", 24, size=size, horizon=60)
+    tasks = env.sample_tasks(24, 3)
+    walkers = [Walker(task) for task in tasks]
+    obs, _ = env.reset(seed=0, options={"tasks": tasks})
+    first_obs = obs
+    rng = np.random.default_rng(1)
+    ends = 0
+    for t in range(240):
+        actions = rng.choice(3, size=24, p=[0.2, 0.6, 0.2])
+        obs, reward, terminated, truncated, info = env.step(actions)
+        for i, walker in enumerate(walkers):
+            expected, found = walker.step(actions[i])
+            assert reward[i] == pytest.approx(expected, abs=1e-12)
+            assert terminated[i] == found
+            assert walker.blocks[walker.row, walker.column] in (0, 1, *range(8, 12))
+            if t % 24 == i or found:
+                last_obs = info["final_obs"][i] if terminated[i] or truncated[i] else obs[i]
+                walker.check_image(last_obs)
+            if terminated[i] or truncated[i]:
+                ends += terminated[i]
+                walker.reset()
+                assert (obs[i] == first_obs[i]).all()
+    assert ends > 0
+
+
+def test_a_maze_by_hand():
+    env = envs.make("VisualMaze-v0", 1, size=3, horizon=8)
+    obs, _ = env.reset(seed=0, options={"tasks": HAND_MADE[None]})
+    first_obs = obs
+    route = [FORWARD, FORWARD, FORWARD, RIGHT, FORWARD]  # the third one is into the border
+    rewards = []
+    for action in route:
+        obs, reward, terminated, truncated, info = env.step(np.array([action]))
+        rewards.append(reward[0])
+        assert not truncated[0]
+    assert rewards == pytest.approx([-0.04, -0.04, -0.041, -0.04, 0.96])
+    assert terminated[0]
+    assert (obs == first_obs).all()
+    assert (info["final_obs"] != first_obs).any()
+    for _ in range(8):
+        assert not truncated[0]
+        obs, reward, terminated, truncated, _ = env.step(np.array([LEFT]))
+        assert reward[0] == pytest.approx(-0.04)
+    assert truncated[0] and not terminated[0]
+
+
+def test_a_wall_is_as_high_as_one_over_its_distance():
+    """Along a row of rooms: 20 pixels at distance 1, whole pixels counted from the centre."""
+    size = 9
+    maze = np.zeros((2 * size - 1, 2 * size - 1), dtype=np.uint8)
+    maze[0, 0] = 8
+    maze[2, 0] = 1
+    env = envs.make("VisualMaze-v0", 1, size=size)
+    obs, _ = env.reset(seed=0, options={"tasks": maze[None]})
+    for rooms in range(size - 1, -1, -1):
+        distance = 2 * rooms + 0.5  # from a block's centre to the border
+        is_white = (obs[0, :, 20] == 255).all(axis=1)
+        assert abs(is_white.sum() - min(30, 20 / distance)) <= 1
+        assert (is_white == is_white[::-1]).all()
+        obs, *_ = env.step(np.array([FORWARD]))
+
+
+def reachable_rooms(task):
+    """Breadth-first search from the start, over rooms [row, column] of the map."""
+    (start,) = np.argwhere(task > 7)
+    seen = {tuple(start)}
+    queue = [tuple(start)]
+    for row, column in queue:  # it grows
+        for down, right in MOVES:
+            room = (row + 2 * down, column + 2 * right)
+            inside = 0 <= min(room) and max(room) < len(task)
+            if inside and task[row + down, column + right] < 2 and room not in seen:
+                seen.add(room)
+                queue.append(room)
+    return seen
+
+
+@pytest.mark.parametrize("size", [2, 5, 9])
+def test_every_room_of_a_maze_can_be_reached(size):
+    tasks = envs.make("VisualMaze-v0", size=size).sample_tasks(300, 0)
+    assert tasks.shape == (300, 2 * size - 1, 2 * size - 1)
+    for task in tasks:
+        (goal,) = np.argwhere(task == 1)
+        rooms = reachable_rooms(task)
+        assert len(rooms) == size**2
+        assert tuple(goal) in rooms
+
+
+@pytest.mark.parametrize("size", [5, 9])
+def test_how_mazes_are_drawn(size):
+    """Pillars, one wall at each, fewer where two coincide; start and goal are any two rooms."""
+    num = 20_000
+    tasks = envs.make("VisualMaze-v0", size=size).sample_tasks(num, 0)
+    walls = (tasks >= 2) & (tasks < 8)
+    assert walls[:, 1::2, 1::2].all()
+    assert not walls[:, ::2, ::2].any()
+    between_rooms = walls.sum(axis=(1, 2)) - (size - 1) ** 2
+    # Two pillars side by side fall towards each other with probability 1/9.
+    expected = (size - 1) ** 2 - (size - 1) * (size - 2) / 9
+    assert abs(between_rooms.mean() - expected) < 4.5 * between_rooms.std() / num**0.5
+    colors = np.bincount(tasks[walls], minlength=8)[2:]
+    assert (colors[:5] > 0).all() and colors[5] == 0  # 7, white, is the border's
+
+    goals = np.argwhere(tasks == 1)
+    starts = np.argwhere(tasks > 7)
+    assert (goals[:, 0] == np.arange(num)).all()  # one in each
+    assert (starts[:, 0] == np.arange(num)).all()
+    for rooms in (goals, starts):
+        numbers = rooms[:, 1] // 2 * size + rooms[:, 2] // 2
+        counts = np.bincount(numbers, minlength=size**2)
+        assert ((counts - num / size**2) ** 2).sum() / (num / size**2) < chi_square_limit(size**2)
+    counts = np.bincount(tasks[tasks > 7])[8:]
+    assert ((counts - num / 4) ** 2).sum() / (num / 4) < chi_square_limit(3)
+
+
+def test_horizons_of_mazes():
+    assert envs.make("VisualMaze-v0").horizon == 250
+    assert envs.make("VisualMaze-v0", size=9).horizon == 1000
+    assert gym.make_vec("VisualMaze-v0", num_envs=2, size=9, horizon=30).horizon == 30
+
+
+def test_a_trial_in_a_maze_keeps_start_and_heading():
+    env = envs.make("VisualMaze-v0", num_envs=200, horizon=7)
+    first_obs, _ = env.reset(seed=5)
+    assert len(np.unique(first_obs, axis=0)) > 100
+    rng = np.random.default_rng(0)
+    for _ in range(28):
+        obs, _, terminated, truncated, _ = env.step(rng.integers(0, 3, 200))
+        done = terminated | truncated
+        assert (obs[done] == first_obs[done]).all()
 
 
 # ------------------------------------------------------------------------------- locomotion
@@ -377,7 +602,7 @@ def test_observe_task_appends_the_task(env_id):
     def check(with_task, without):
         if isinstance(plain.single_observation_space, Discrete):
             without = np.eye(plain.single_observation_space.n)[without]  # one-hot
-        expected = np.concatenate([without, shown], axis=1)
+        expected = np.concatenate([without.reshape(3, -1), shown], axis=1)
         np.testing.assert_array_equal(with_task, expected)
 
     obs, _ = env.reset(seed=0, options={"tasks": tasks})
@@ -403,6 +628,7 @@ def test_observe_task_appends_the_task(env_id):
         ("Bandit-v0", 1),
         ("TabularMDP-v0", 10),
         ("Navigation2D-v0", 100),
+        ("VisualMaze-v0", 250),
         ("HalfCheetahDir-v0", 200),
     ],
 )
@@ -538,14 +764,15 @@ def test_gymnasium_accepts_the_environments(env_id, make):
 
     wrapped = gym.wrappers.vector.RecordEpisodeStatistics(env)
     wrapped.reset(seed=0)
-    for _ in range(200):
+    ended = False
+    for _ in range(max(200, env.unwrapped.horizon)):
         obs, reward, terminated, truncated, info = wrapped.step(env.action_space.sample())
         assert obs in env.observation_space
         assert reward.shape == terminated.shape == truncated.shape == (3,)
         assert reward.dtype == np.float64
         assert terminated.dtype == truncated.dtype == bool
-    # 200 is a multiple of every horizon; an episode of the Ant may have ended before.
-    assert "episode" in info or "Ant" in env_id
+        ended |= "episode" in info
+    assert ended
 
 
 def test_the_module_needs_neither_torch_nor_tyro():
@@ -635,6 +862,8 @@ def test_actions_are_in_the_space_of_the_environment(env_id, monkeypatch):
         (lambda: envs.make("Bandit-v0", num_envs=0), "num_envs must be"),
         (lambda: envs.make("TabularMDP-v0", num_states=-1), "num_states must be"),
         (lambda: envs.make("TabularMDP-v0", horizon=0), "horizon must be"),
+        (lambda: envs.make("VisualMaze-v0", size=0), "size must be"),
+        (lambda: envs.make("VisualMaze-v0", horizon=0), "horizon must be"),
         (lambda: envs.make("Bandit-v0", observe_task="false"), "True or False, got 'false'"),
         (lambda: envs.make("Bandit-v0").sample_tasks(0), "num_tasks must be"),
         (lambda: envs.make("Bandit-v0").step(np.array([0])), "Call reset"),
@@ -662,6 +891,9 @@ NINE_STATES = envs.make("TabularMDP-v0", num_states=9).sample_tasks(2)
         ("TabularMDP-v0", np.zeros((2, 10, 5))),
         ("TabularMDP-v0", NO_PROBABILITIES),
         ("TabularMDP-v0", NINE_STATES),
+        ("VisualMaze-v0", np.zeros((2, 9, 9), dtype=np.uint8)),  # no start
+        ("VisualMaze-v0", np.full((2, 9, 9), 8, dtype=np.uint8)),  # many
+        ("VisualMaze-v0", envs.make("VisualMaze-v0", size=4).sample_tasks(2)),
         ("HalfCheetahDir-v0", np.array([1.0, 0.5])),
         ("AntGoal-v0", np.array([1.0, 1.0])),
         ("HalfCheetahParams-v0", np.array([[1.0, 1.0, 1.0, 0.0]] * 2)),

@@ -320,3 +320,24 @@ def test_heat_map_of_an_mdp_by_hand():
     (task_maps,) = pictures.maps(env, tasks, {"episode 1": few})
     _, (_, _, taken) = task_maps
     np.testing.assert_array_equal(taken, [[1, 0.5], [0, 0.5]])
+
+
+def test_mazes_are_drawn_as_they_are(tmp_path):
+    path = pictures.mazes(tmp_path, num_tasks=1)
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    env = envs.make("VisualMaze-v0", 1)
+    tasks = env.sample_tasks(1, [1, 0])
+    obs, _ = env.reset(seed=0, options={"tasks": tasks})
+    shown = {tuple(color) for color in pixels.reshape(-1, 3)}
+    colors = {tuple(np.array([n // 4, n // 2 % 2, n % 2]) * 255) for n in np.unique(tasks) if n < 8}
+    assert colors | {tuple(color) for color in obs.reshape(-1, 3)} <= shown
+    halves = np.array_split(pixels, 2, axis=1)
+    assert (halves[0] == [0, 0, 255]).all(axis=2).any()  # the goal, on the map
+
+
+def test_mazes_need_a_folder():
+    done = subprocess.run(
+        [sys.executable, pictures.__file__, "VisualMaze-v0"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
