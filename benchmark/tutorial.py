@@ -2,8 +2,8 @@
 
     python benchmark/tutorial.py        # some minutes
 
-The text and the code are in docs/tutorial.md, and in docs/tutorial.zh.md with the same code. Below a
-cell of Python stands what it prints, in a block of text, and the picture that it draws. Both are
+The text and the code are in docs/tutorial.md, and in docs/tutorial.zh.md with the same code. Below
+a cell of Python stands what it prints, in a block of text, and the picture that it draws. Both are
 put there by this command. A notebook has them as the outputs of its cells.
 """
 
@@ -52,9 +52,7 @@ def run(notebook):
     os.environ["PYTHONPATH"] = str(ROOT)
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        NotebookClient(
-            notebook, timeout=3600, resources=resources, record_timing=False
-        ).execute()
+        NotebookClient(notebook, timeout=3600, resources=resources, record_timing=False).execute()
 
 
 def code_cells(notebook):
