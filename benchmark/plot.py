@@ -149,12 +149,21 @@ def published(script):
         yield name, row | {"references": references(row), "random": random}, results, curves
 
 
+def published_row(name):
+    """The entry of one name, as `published` gives it; None where there are no results."""
+    for entry in published(ROWS[name]["script"]):
+        if entry[0] == name:
+            return entry
+    return None
+
+
 def find(name):
     """The row and results of one name, as `published` gives them; None where there are none."""
-    for other, row, results, _ in published(ROWS[name]["script"]):
-        if other == name:
-            return row, results
-    return None
+    entry = published_row(name)
+    if entry is None:
+        return None
+    _, row, results, _ = entry
+    return row, results
 
 
 def draw_curves(axes, curves, value, color, line="-", **kwargs):
@@ -639,6 +648,160 @@ def all_reduce():
     return "\n".join(lines)
 
 
+# The rows of section 7 of the tutorial: where meta-reinforcement learning is used.
+USES = {
+    "a robot whose body or ground changes": "halfcheetah-params-maml",
+    "game levels never seen": "minigrid-red-ball-2-episodes",
+    "traffic never seen": "traffic-2-episodes",
+}
+
+
+def tutorial_uses():
+    """A command and its result for each use of the tutorial, as a markdown table."""
+    head = ["what changes", "random actions", "first", "then", "minutes", "command"]
+    lines = table_head(head)
+    for use, name in USES.items():
+        found = find(name)
+        if found is None:  # not trained yet
+            train = f"`python benchmark/run.py {name}`"
+            lines.append(table_row([use, "", "not measured yet", "", "", train]))
+            continue
+        row, results = found
+        if row["script"] == "maml_trpo":
+            means, stderrs = over_seeds_of(results, "return_by_gradient_step")
+            names = ("before adaptation", "after one gradient step")
+        else:
+            means, stderrs = over_seeds_of(results, "return_by_episode")
+            names = ("first episode", "second episode")
+        texts = []
+        for mean, stderr, part in zip(means[:2], stderrs[:2], names, strict=True):
+            texts.append(f"{part}: {mean:.3g} ± {stderr:.1g}")
+        cells = [use, f"{row['random']:.3g}", *texts, minutes(results)]
+        lines.append(table_row([*cells, f"`{command(name, results)}`"]))
+    return "\n".join(lines)
+
+
+def kept_by_snail(args, steps):
+    """How many numbers SNAIL keeps of a trial of so many steps."""
+    embedding, filters, key_size, value_size = args["sizes"]
+    blocks = args["tc_blocks"] * (steps - 1).bit_length()  # dilations 1, 2, 4, ... below `steps`
+    features = embedding + filters * blocks
+    return steps * (features + 2 * key_size + value_size)
+
+
+def tutorial_choice():
+    """What the three algorithms cost and can do, as a markdown table."""
+    names = ("navigation", "bandit-5-arms-10-pulls", "snail-bandit-5-arms-10-pulls")
+    found = [find(name) for name in names]
+    firsts = [next(iter(results.values())) for _, results in found]
+    maml, rl2, snail = [read(f"{name}/seed-1/args.json") for name in names]
+    env = baselines.envs.make(maml["env_id"], 1, **maml["env_kwargs"])
+    episodes = maml["eval_episodes"]
+    trained = speeds("parameters")
+    sizes = [trained[name]["parameters"] for name in EXAMPLES]
+    measured = read("speed.json")
+    step = measured["SNAIL, one step of 256 trials of 1000 steps"]
+    per_second = [
+        measured[f"{name} at the peer's settings"]["steps_per_second"] for name in ("RL^2", "SNAIL")
+    ]
+    returns, _ = over_seeds_of(found[0][1], "return_by_gradient_step")
+    later = ", ".join(f"{mean:.1f}" for mean in returns[1:])
+    lines = table_head(["", "MAML", "RL²", "SNAIL"])
+    rows = [
+        ["example", *[row["title"] for row, _ in found]],
+        ["environment steps to train it", *[f"{first['global_step']:,}" for first in firsts]],
+        ["minutes to train it", *[minutes(results) for _, results in found]],
+        ["parameters", *[f"{size:,}" for size in sizes]],
+        [
+            "what a new task costs",
+            f"{episodes} episodes ({episodes * env.horizon:,} steps), one gradient step",
+            "nothing: it learns while it acts",
+            "nothing: it learns while it acts",
+        ],
+        [
+            "numbers kept in a trial of 10 steps, of 100 steps",
+            f"{sizes[0]:,}, its own parameters",
+            f"{rl2['hidden_size']}, {rl2['hidden_size']}",
+            f"{kept_by_snail(snail, 10):,}, {kept_by_snail(snail, 100):,}",
+        ],
+        [
+            "a step at t = 100, at t = 900",
+            "the same",
+            "the same",
+            f"{step['early']:.1f} ms, {step['late']:.1f} ms (256 trials)",
+        ],
+        [
+            "training steps per second, trials of 100 pulls",
+            "–",
+            *[f"{number:,.0f}" for number in per_second],
+        ],
+        [
+            "goes on where its training stopped",
+            f"with more gradient steps: {later} after 1, 2, 3",
+            "longer trials are possible (exercise 5)",
+            "no: its memory has the length of a trial of training",
+        ],
+        [
+            "what it cannot do",
+            "change its behaviour before some whole episodes are over",
+            "keep a long past exactly",
+            "play trials longer than in training",
+        ],
+    ]
+    return "\n".join([*lines, *map(table_row, rows)])
+
+
+# Entries of speed.json whose networks are those of the tutorial's examples.
+EXAMPLES = ("MAML, 20 tasks", "RL^2, 4,000 trials", "SNAIL, 4,000 trials")
+# What the tutorial compares by the steps that training needed.
+EFFICIENCY = (
+    "navigation",
+    "bandit-5-arms-10-pulls",
+    "snail-bandit-5-arms-10-pulls",
+    "bandit-5-arms-100-pulls-regret",
+    "snail-bandit-5-arms-100-pulls",
+    "mdp-10-episodes-regret",
+    "snail-mdp-10-episodes",
+)
+ALGORITHMS = {"maml_trpo": "MAML", "rl2_ppo": "RL²", "snail_ppo": "SNAIL"}
+
+
+def reached(row, results, curve, part):
+    """The first line of a learning curve with `part` of the gain over random actions."""
+    first = next(iter(results.values()))
+    mean, _ = over_seeds([score(result) for result in results.values()])
+    episodes = 1 if row["script"] == "maml_trpo" else first["episodes_per_trial"]
+    random = row["random"] * episodes
+    for line in curve:
+        if row["script"] == "maml_trpo":
+            value = line["return_after_1_steps"]
+        else:
+            value = line["trial_return"] * episodes / line["episodes_per_trial"]
+        if value >= random + part * (mean - random):
+            return line
+    return None
+
+
+def tutorial_efficiency():
+    """How many steps and minutes training needs, as a markdown table."""
+    head = ["task", "algorithm", "steps of training", "minutes", "steps to 95 %"]
+    lines = table_head([*head, "minutes to 95 %"])
+    for name in EFFICIENCY:
+        _, row, results, curves = published_row(name)
+        found = [reached(row, results, curve, 0.95) for curve in curves]
+        found = [line for line in found if line is not None]
+        steps = next(iter(results.values()))["global_step"]
+        cells = [row["title"], ALGORITHMS[row["script"]], f"{steps / 1e6:.3g} M", minutes(results)]
+        if found:
+            first_steps = np.mean([line["global_step"] for line in found])
+            seconds = np.mean([line["seconds"] for line in found])
+            cells += [f"{first_steps / 1e6:.3g} M", f"{seconds / 60:.1f}"]
+        else:
+            cells += ["–", "–"]
+        lines.append(table_row(cells))
+    return "\n".join(lines)
+
+
 def tables():
     """Every table: {(page, marker): markdown}."""
     texts = {("README.md", "results"): short_table()}
@@ -660,6 +823,10 @@ def tables():
     page = "benchmark/README.md"
     texts[page, "bandits"] = bandits_table()
     texts[page, "mdps"] = mdps_table()
+    page = "docs/tutorial.md"
+    texts[page, "tutorial uses"] = tutorial_uses()
+    texts[page, "tutorial choice"] = tutorial_choice()
+    texts[page, "tutorial efficiency"] = tutorial_efficiency()
     page = "docs/scaling.md"
     texts[page, "gpu"] = gpu_speed()
     texts[page, "scaling"] = scaling()

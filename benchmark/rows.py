@@ -349,6 +349,25 @@ ROWS = {
         "seeds": [1],
         "family": "MiniGrid, red ball, 2 episodes",
     },
+    "traffic-2-episodes": {
+        "script": "rl2_ppo",
+        "title": "highway-env, traffic, 2 episodes",
+        "arguments": {
+            "cuda": False,
+            "env_id": "traffic:Traffic-v0",  # an example of docs/environments.md
+            "env_kwargs": {"levels": True},
+            "episodes_per_trial": 2,
+            "total_timesteps": 200_000,
+            "num_envs": 32,
+            "learning_rate": 1e-3,
+            "gamma": 0.97,
+            "gae_lambda": 0.9,
+            "num_minibatches": 4,
+            "ent_coef": 0.01,
+            "eval_trials": 200,
+        },
+        "seeds": [1],
+    },
     "rl2-halfcheetah-dir": {
         "script": "rl2_ppo",
         "title": "HalfCheetah, direction, 2 episodes",
@@ -439,6 +458,13 @@ ROWS = {
         "title": "HalfCheetah, velocity",
         "role": "oracle",
         "arguments": HALFCHEETAH_VEL_BEFORE | ORACLE,
+        "seeds": [1],
+    },
+    "halfcheetah-params-maml": {
+        "script": "maml_trpo",
+        "title": "HalfCheetah, physics",
+        "role": "MAML",
+        "arguments": HALFCHEETAH | {"env_id": "HalfCheetahParams-v0"},
         "seeds": [1],
     },
     "ant-dir-maml": {
