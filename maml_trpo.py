@@ -216,25 +216,29 @@ def rollout(policy, params, env, tasks, seed):
     valid = torch.ones(env.num_envs, dtype=torch.bool)
     steps = []
     while valid.any():
-        obs = policy.encode(next_obs).to(device).unflatten(0, shape)  # [M, K, obs]
-        outputs = policy.outputs(params, obs)
+        obs = policy.encode(next_obs).to(device)  # [N, obs]
+        outputs = policy.outputs(params, obs.unflatten(0, shape))
         if not outputs[0].isfinite().all():
             raise UsageError("The policy is not finite: lower --inner-lr, with which it adapted.")
         distribution = policy.distribution(*outputs)
         action = distribution.sample()  # [M, K] or [M, K, action]
-        log_prob = distribution.log_prob(action)
-        next_obs, reward, terminated, truncated, _ = env.step(action.flatten(0, 1).cpu().numpy())
+        log_prob = distribution.log_prob(action).flatten(0, 1)
+        action = action.flatten(0, 1)
+        next_obs, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         steps.append(
             {
                 "obs": obs,
                 "action": action,
                 "log_prob": log_prob,
-                "reward": torch.tensor(reward, device=device).float().unflatten(0, shape),
-                "valid": valid.to(device).unflatten(0, shape),
+                "reward": torch.tensor(reward).float(),
+                "valid": valid,
             }
         )
         valid = valid & ~torch.as_tensor(terminated | truncated)
-    batch = {name: torch.stack([step[name] for step in steps], dim=2) for name in steps[0]}
+    batch = {}
+    for name in steps[0]:
+        column = torch.stack([step[name] for step in steps], dim=1)  # [N, T, ...]
+        batch[name] = column.to(device).unflatten(0, shape)
     batch["return"] = (batch["reward"] * batch["valid"]).sum(2)
     return batch
 
@@ -274,16 +278,16 @@ def advantages(batch, gamma, gae_lambda):
     # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
     advantage = discounted_sums(delta, gamma * gae_lambda)
-    count = valid.sum((1, 2), keepdim=True)  # [M, 1, 1]
-    mean = advantage.sum((1, 2), keepdim=True) / count
+    mean = mean_over_steps(advantage, batch)[:, None, None]  # [M, 1, 1]
     centered = (advantage - mean) * valid
-    variance = (centered**2).sum((1, 2), keepdim=True) / count
+    variance = mean_over_steps(centered**2, batch)[:, None, None]
     return centered / variance.sqrt().clamp(min=1e-8)
 
 
 def mean_over_steps(x, batch):
-    """x [M, K T] averaged over each task's valid steps: [M]."""
-    return (x * batch["valid"].flatten(1)).sum(1) / batch["valid"].sum((1, 2))
+    """x [M, K, T] or [M, K T] averaged over each task's valid steps: [M]."""
+    valid = batch["valid"].flatten(1)
+    return (x.flatten(1) * valid).sum(1) / valid.sum(1)
 
 
 def surrogate(distribution, batch):
@@ -394,9 +398,8 @@ def update(policy, params, batches, args):
     Where the line search fails, the parameters are the old ones.
     """
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
-    gradient = torch.zeros_like(theta)
     num_tasks = len(batches[0]["obs"])
-    surrogates = []
+    before = 0.0
     chunks = []
     old = []
     # Ten tasks at a time: the graph through the adaptation of all of them would not fit into the
@@ -404,14 +407,14 @@ def update(policy, params, batches, args):
     for i in range(0, num_tasks, 10):
         chunk = [{name: x[i : i + 10] for name, x in batch.items()} for batch in batches]
         outputs = adapted_outputs(policy, unflatten(theta, params), chunk, args)
-        value = surrogate(policy.distribution(*outputs), chunk[-1])  # [10]
-        # the meta-gradient, back through the adaptation
-        gradient += torch.autograd.grad(value.sum() / num_tasks, theta)[0]
-        surrogates.append(value.detach())
+        distribution = policy.distribution(*outputs)
+        value = surrogate(distribution, chunk[-1]).sum() / num_tasks
+        value.backward()  # adds to the meta-gradient theta.grad, back through the adaptation
+        before += value.detach()
         chunks.append(chunk)
-        old.append(policy.distribution(*[output.detach() for output in outputs]))
-    gradient = average(gradient)
-    before = average(torch.cat(surrogates).mean())
+        old.append(distribution)
+    gradient = average(theta.grad)
+    before = average(before)
 
     # step = s sqrt(2 delta / x^T F x) x,   F x = grad,   s = 1, 0.8, 0.64, ...
     product = fisher_vector_product(policy, params, batches, args)
@@ -566,10 +569,9 @@ def train(args):
             torch.manual_seed(torch_seed)
             tasks = env.sample_tasks(num_tasks, task_seed)
             batches = trial(policy, params, env, tasks, args.num_inner_steps, int(env_seed), args)
-            candidate, logs = update(policy, params, batches, args)
+            params, logs = update(policy, params, batches, args)
             if not isfinite(sum(logs.values())):
                 raise UsageError(f"Not finite: {logs}. Lower --inner-lr.")
-            params = candidate
             iteration += 1
             steps = sum(batch["valid"].sum() for batch in batches)
             global_step += round(average(steps).item() * world_size)
