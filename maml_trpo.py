@@ -398,23 +398,13 @@ def update(policy, params, batches, args):
     Where the line search fails, the parameters are the old ones.
     """
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
-    num_tasks = len(batches[0]["obs"])
-    before = 0.0
-    chunks = []
-    old = []
-    # Ten tasks at a time: the graph through the adaptation of all of them would not fit into the
-    # processor's cache.
-    for i in range(0, num_tasks, 10):
-        chunk = [{name: x[i : i + 10] for name, x in batch.items()} for batch in batches]
-        outputs = adapted_outputs(policy, unflatten(theta, params), chunk, args)
-        distribution = policy.distribution(*outputs)
-        value = surrogate(distribution, chunk[-1]).sum() / num_tasks
-        value.backward()  # adds to the meta-gradient theta.grad, back through the adaptation
-        before += value.detach()
-        chunks.append(chunk)
-        old.append(distribution)
-    gradient = average(theta.grad)
-    before = average(before)
+    outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
+    before = surrogate(policy.distribution(*outputs), batches[-1]).mean()
+    # the meta-gradient, back through the adaptation
+    (gradient,) = torch.autograd.grad(before, theta)
+    gradient = average(gradient)
+    before = average(before.detach())
+    old = policy.distribution(*[output.detach() for output in outputs])
 
     # step = s sqrt(2 delta / x^T F x) x,   F x = grad,   s = 1, 0.8, 0.64, ...
     product = fisher_vector_product(policy, params, batches, args)
@@ -429,16 +419,11 @@ def update(policy, params, batches, args):
     }
     for i in range(15):
         candidate = unflatten(theta.detach() + 0.8**i * full_step, params)
-        after = 0.0
-        kl = 0.0
         with torch.no_grad():
-            for chunk, old_chunk in zip(chunks, old, strict=True):
-                new = policy.distribution(*adapted_outputs(policy, candidate, chunk, args))
-                divergence = mean_over_steps(kl_divergence(old_chunk, new), chunk[-1])
-                after += surrogate(new, chunk[-1]).sum() / num_tasks
-                kl += divergence.sum() / num_tasks
-        after = average(after)
-        kl = average(kl)
+            outputs = adapted_outputs(policy, candidate, batches, args)
+            new = policy.distribution(*outputs)
+            after = average(surrogate(new, batches[-1]).mean())
+            kl = average(mean_over_steps(kl_divergence(old, new), batches[-1]).mean())
         if after > before and kl <= args.max_kl:
             logs["losses/improvement"] = (after - before).item()
             logs["losses/kl"] = kl.item()
