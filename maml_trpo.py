@@ -106,6 +106,8 @@ class Args:
     """what is added to the Fisher matrix's diagonal"""
     fisher_fraction: float = 0.1
     """the part of each task's episodes on which the Fisher matrix is estimated"""
+    norm_obs: bool = False
+    """Toggles normalization of observations by their running mean and variance"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 200
@@ -160,6 +162,8 @@ class Policy:
         self.action_space = env.single_action_space
         self.obs_size = flatdim(self.observation_space)
         self.action_size = flatdim(self.action_space)
+        # mean and variance [2, obs] of the observations so far, for --norm-obs
+        self.moments = torch.tensor([[0.0], [1.0]]).double().repeat(1, self.obs_size)
 
     def initial_params(self, device="cpu"):
         """Glorot's uniform weights [1, in, out], zero biases and log-deviations [1, 1, out]."""
@@ -177,8 +181,26 @@ class Policy:
     def encode(self, obs):
         """An environment's observations [N, ...] as the network's input [N, obs]."""
         if isinstance(self.observation_space, Discrete):
-            obs = np.eye(self.obs_size)[obs]  # one-hot
-        return torch.tensor(obs, dtype=torch.float32).flatten(1)
+            return torch.eye(self.obs_size)[obs]  # one-hot
+        obs = torch.as_tensor(obs).flatten(1).double()
+        if self.args.norm_obs:
+            # in float64: to float32 a clock's 1.7e9 and 1.7e9 + 1 are the same
+            mean, variance = self.moments
+            obs = ((obs - mean) / variance.sqrt()).clamp(-10, 10)
+        return obs.float()
+
+    def update_moments(self, batches, weight):
+        """Takes in a trial's valid steps: they are the part `weight` of all steps so far."""
+        x = torch.cat([batch["raw_obs"][batch["valid"]] for batch in batches])  # [B, ...]
+        x = x.flatten(1).double().cpu()
+        old_mean, old_variance = self.moments
+        mean = old_mean.lerp(average(x.mean(0)), weight)  # old + weight (new - old)
+        # squared distances from the mean of all, exact for numbers that are far from 0
+        before = old_variance + (old_mean - mean) ** 2
+        now = average(((x - mean) ** 2).mean(0))
+        # above 0, for what never changes is divided by it, too
+        variance = before.lerp(now, weight).clamp(min=1e-8)
+        self.moments = torch.stack([mean, variance])
 
     def outputs(self, params, obs):
         """Observations [M, B, obs] of M tasks to [logits], or [mean, log-deviation]."""
@@ -206,8 +228,9 @@ def rollout(policy, params, env, tasks, seed):
     """K = env.num_envs / M episodes in each of M tasks, side by side.
 
     `params` are those of one policy, or of one for each task. Returns a dict of tensors
-    [M, K, T, ...], T <= env.horizon: `obs`, `action`, `log_prob`, `reward`, and `valid`, which is
-    false after an episode's end; and of `return` [M, K].
+    [M, K, T, ...], T <= env.horizon: `raw_obs` as the environment gave it, `obs` as the network
+    sees it, `action`, `log_prob`, `reward`, and `valid`, which is false after an episode's end; and
+    of `return` [M, K].
     """
     device = params["bias_0"].device
     shape = (len(tasks), env.num_envs // len(tasks))  # M, K
@@ -216,7 +239,8 @@ def rollout(policy, params, env, tasks, seed):
     valid = torch.ones(env.num_envs, dtype=torch.bool)
     steps = []
     while valid.any():
-        obs = policy.encode(next_obs).to(device)  # [N, obs]
+        raw_obs = torch.tensor(next_obs)
+        obs = policy.encode(raw_obs).to(device)  # [N, obs]
         outputs = policy.outputs(params, obs.unflatten(0, shape))
         if not outputs[0].isfinite().all():
             raise UsageError("The policy is not finite: lower --inner-lr, with which it adapted.")
@@ -227,6 +251,7 @@ def rollout(policy, params, env, tasks, seed):
         next_obs, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         steps.append(
             {
+                "raw_obs": raw_obs,
                 "obs": obs,
                 "action": action,
                 "log_prob": log_prob,
@@ -264,9 +289,9 @@ def linear_baseline(batch, gamma):
     features = torch.cat([obs, obs**2, t, t**2, t**3, torch.ones_like(t)], dim=3)
     phi = (features * valid[..., None]).flatten(1, 2)  # [M, K T, F]
     returns = discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]  # [M, K T, 1]
-    # w = (phi^T phi + epsilon I)^-1 phi^T returns, whose matrix is positive definite
+    # w = (phi^T phi + epsilon I)^-1 phi^T returns
     gram = phi.mT @ phi + 1e-5 * torch.eye(phi.shape[2]).to(obs)
-    weights = torch.cholesky_solve(phi.mT @ returns, torch.linalg.cholesky(gram))  # [M, F, 1]
+    weights = torch.linalg.solve(gram, phi.mT @ returns)  # [M, F, 1]
     return (phi @ weights).view_as(valid).float()
 
 
@@ -307,18 +332,20 @@ def adapt(policy, params, batch, args):
     """
     num_tasks = len(batch["obs"])
     params = {name: param.expand(num_tasks, -1, -1) for name, param in params.items()}
-    # Is the result to be differentiated, gradient included? Else the gradient counts as a constant.
-    second_order = params["bias_0"].requires_grad and not args.first_order
-    start = params
-    if not second_order:
-        start = {name: param.detach().requires_grad_() for name, param in params.items()}
-    with torch.enable_grad():
-        outputs = policy.outputs(start, batch["obs"].flatten(1, 2))
+
+    def objective(params):
+        outputs = policy.outputs(params, batch["obs"].flatten(1, 2))
         # One task's parameters are in no other task's term: the sum's gradient is each one's own.
-        total = surrogate(policy.distribution(*outputs), batch).sum()
-        gradients = torch.autograd.grad(total, list(start.values()), create_graph=second_order)
-    pairs = zip(params.items(), gradients, strict=True)
-    return {name: param + args.inner_lr * gradient for (name, param), gradient in pairs}
+        return surrogate(policy.distribution(*outputs), batch).sum()
+
+    gradients = torch.func.grad(objective)(params)
+    adapted = {}
+    for name, param in params.items():
+        gradient = gradients[name]
+        if args.first_order:
+            gradient = gradient.detach()  # it counts as a constant
+        adapted[name] = param + args.inner_lr * gradient
+    return adapted
 
 
 @torch.no_grad()
@@ -471,7 +498,9 @@ def load(checkpoint, device="cpu"):
     env = envs.make(args.env_id, 1, **args.env_kwargs)
     policy = Policy(env, args)
     env.close()
-    return policy, saved["agent"], args
+    params = saved["agent"]
+    policy.moments = params.pop("moments", policy.moments).cpu()  # old checkpoints have none
+    return policy, params, args
 
 
 def train(args):
@@ -497,14 +526,14 @@ def train(args):
     run_dir = Path(run_name.replace(":", "_"))
     if args.resume:
         saved = read_checkpoint(args.resume, device)
-        for name in ("env_id", "env_kwargs", "hidden_size", "action_scale"):
-            if getattr(args, name) != saved["args"][name]:
-                raise UsageError(
-                    f"{name} must stay {saved['args'][name]}, as {args.resume} has it."
-                )
+        for name in ("env_id", "env_kwargs", "hidden_size", "action_scale", "norm_obs"):
+            before = saved["args"].get(name, False)  # older runs have no norm_obs
+            if getattr(args, name) != before:
+                raise UsageError(f"{name} must stay {before}, as {args.resume} has it.")
         if "iteration" not in saved:
             raise UsageError(f"{args.resume} is an agent alone: resume a checkpoint.pt.")
         params = saved["agent"]
+        policy.moments = params.pop("moments", policy.moments).cpu()
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
@@ -532,7 +561,7 @@ def train(args):
         contents = {
             "algorithm": ALGORITHM,
             "args": vars(args),
-            "agent": params,
+            "agent": {**params, "moments": policy.moments},
             "iteration": iteration,
             "global_step": global_step,
             "wall_seconds": time.time() - start_time,
@@ -559,7 +588,11 @@ def train(args):
                 raise UsageError(f"Not finite: {logs}. Lower --inner-lr.")
             iteration += 1
             steps = sum(batch["valid"].sum() for batch in batches)
-            global_step += round(average(steps).item() * world_size)
+            new_steps = round(average(steps).item() * world_size)
+            global_step += new_steps
+            # Moments change between iterations only: all steps of a trial are seen alike.
+            if args.norm_obs and isinstance(policy.observation_space, Box):
+                policy.update_moments(batches, new_steps / global_step)
             if rank > 0:  # one process writes
                 continue
 
