@@ -190,17 +190,16 @@ class Policy:
         return obs.float()
 
     def update_moments(self, batches, weight):
-        """Takes in a trial's valid steps: they are the part `weight` of all steps so far."""
-        x = torch.cat([batch["raw_obs"][batch["valid"]] for batch in batches])  # [B, ...]
-        x = x.flatten(1).double().cpu()
-        old_mean, old_variance = self.moments
-        mean = old_mean.lerp(average(x.mean(0)), weight)  # old + weight (new - old)
-        # squared distances from the mean of all, exact for numbers that are far from 0
-        before = old_variance + (old_mean - mean) ** 2
-        now = average(((x - mean) ** 2).mean(0))
+        """Takes in a trial's steps, which are the part `weight` of all steps so far.
+
+        So the moments are means, over the iterations, of the moments of each.
+        """
+        obs = torch.cat([batch["raw_obs"][batch["valid"]] for batch in batches])  # [B, ...]
+        obs = obs.flatten(1).double()
         # above 0, for what never changes is divided by it, too
-        variance = before.lerp(now, weight).clamp(min=1e-8)
-        self.moments = torch.stack([mean, variance])
+        variance = obs.var(0, correction=0).clamp(min=1e-8)
+        new = average(torch.stack([obs.mean(0), variance]))
+        self.moments = self.moments.lerp(new.cpu(), weight)  # old + weight (new - old)
 
     def outputs(self, params, obs):
         """Observations [M, B, obs] of M tasks to [logits], or [mean, log-deviation]."""
@@ -330,8 +329,7 @@ def adapt(policy, params, batch, args):
 
     theta_i' = theta + alpha grad J_i(theta)   (section 2.2)
     """
-    num_tasks = len(batch["obs"])
-    params = {name: param.expand(num_tasks, -1, -1) for name, param in params.items()}
+    params = {name: param.expand(len(batch["obs"]), -1, -1) for name, param in params.items()}
 
     def objective(params):
         outputs = policy.outputs(params, batch["obs"].flatten(1, 2))
