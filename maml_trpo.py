@@ -454,8 +454,8 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     for start in range(0, len(tasks), 10):
         batch = tasks[start : start + 10]
         env = envs.make(env_id, len(batch) * num_episodes, **env_kwargs)
-        seeds = np.random.SeedSequence([2, seed, start])  # 2: not training's, see train
-        torch_seed, env_seed = seeds.generate_state(2)
+        # 2: not training's, see train
+        torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
         torch.manual_seed(torch_seed)
         batches = trial(policy, params, env, batch, 3, int(env_seed), policy.args)
         env.close()
@@ -468,7 +468,7 @@ def read_checkpoint(path, device="cpu"):
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         algorithm = saved["algorithm"]
-        unknown = set(saved["args"]) - set(vars(Args()))  # arguments of another version
+        unknown = saved["args"].keys() - vars(Args())  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
         raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
     if algorithm != ALGORITHM or unknown:
@@ -488,12 +488,12 @@ def load(checkpoint, device="cpu"):
 
 def train(args):
     """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
-    rank = int(os.environ.get("RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.getenv("RANK", 0))
+    world_size = int(os.getenv("WORLD_SIZE", 1))
     check_arguments(args)
     device = "cpu"
     if torch.cuda.is_available() and args.cuda:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = f"cuda:{os.getenv('LOCAL_RANK', 0)}"
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     if args.meta_batch_size < world_size:
@@ -526,7 +526,10 @@ def train(args):
     checkpoint_path = run_dir / "checkpoint.pt"
 
     if args.track and rank == 0:
-        import wandb
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise UsageError("--track needs a package: pip install wandb.") from None
 
         wandb.init(
             project=args.wandb_project_name,
@@ -551,9 +554,10 @@ def train(args):
         }
         temporary = run_dir / "checkpoint.tmp"
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
+            os.makedirs(run_dir, exist_ok=True)
             torch.save(contents, temporary)
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
+            (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
         except (OSError, RuntimeError) as error:
             raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
 
@@ -566,19 +570,17 @@ def train(args):
             torch.manual_seed(torch_seed)
             tasks = env.sample_tasks(num_tasks, task_seed)
             batches = trial(policy, params, env, tasks, args.num_inner_steps, int(env_seed), args)
-            candidate, logs = update(policy, params, batches, args)
+            params, logs = update(policy, params, batches, args)
             if not isfinite(sum(logs.values())):
                 raise UsageError(f"Not finite: {logs}. Lower --inner-lr.")
-            params = candidate
             iteration += 1
             steps = sum(batch["valid"].sum() for batch in batches)
             global_step += round(average(steps).item() * world_size)
             if rank > 0:  # one process writes
                 continue
 
-            if writer is None:  # only now: a run that fails at once leaves no folder
+            if not writer:  # only now: a run that fails at once leaves no folder
                 save_checkpoint()
-                (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]
@@ -598,51 +600,52 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
+        if rank > 0:
+            return
+        save_checkpoint()
+        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
+        few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
+        env.close()
+
+        wall_seconds = time.time() - start_time
+        print(
+            f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
+            f"benchmark/pictures.py {checkpoint_path}\n"
+            f"In {args.eval_trials} {'' if few else 'new '}tasks:"
+        )
+        returns = evaluate(  # [tasks, 4, episodes]
+            policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
+        )
+        by_episode = returns.reshape(args.eval_trials, -1)
+        totals = by_episode.sum(1)
+        samples = {
+            "return_mean": totals,
+            "return_by_episode": by_episode,
+            "return_by_gradient_step": returns.mean(2),  # before and after 1, 2, 3 gradient steps
+        }
+        result = {
+            **vars(args),
+            "algorithm": ALGORITHM,
+            "global_step": global_step,
+            "wall_seconds": wall_seconds,
+            "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
+        }
+        for name, x in samples.items():
+            mean = x.mean(0)
+            stderr = x.std(0, ddof=1) / len(x) ** 0.5
+            result[name] = mean.tolist()
+            result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
+        (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
+        for i in range(4):  # of the last one of the samples
+            print(f"  after {i} gradient steps   {mean[i]:9.2f} +- {stderr[i]:.2f}")
+        return result
     except BaseException as error:
-        error.add_note(f"Stopped in iteration {iteration + 1}.")
+        if isinstance(error.__context__, KeyboardInterrupt):  # a wait that was stopped may fail
+            error = error.__context__
+        error.add_note(f"Stopped after {iteration} iterations.")
         if checkpoint_path.exists():
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
-        raise
-    if rank > 0:
-        return
-    save_checkpoint()
-    tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-    few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
-    env.close()
-
-    wall_seconds = time.time() - start_time
-    print(
-        f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
-        f"benchmark/pictures.py {checkpoint_path}\n"
-        f"In {args.eval_trials} {'' if few else 'new '}tasks:"
-    )
-    returns = evaluate(  # [tasks, 4, episodes]
-        policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
-    )
-    by_episode = returns.reshape(args.eval_trials, -1)
-    totals = by_episode.sum(1)
-    samples = {
-        "return_mean": totals,
-        "return_by_episode": by_episode,
-        "return_by_gradient_step": returns.mean(2),  # before and after 1, 2, 3 gradient steps
-    }
-    result = {
-        **vars(args),
-        "algorithm": ALGORITHM,
-        "global_step": global_step,
-        "wall_seconds": wall_seconds,
-        "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
-    }
-    for name, x in samples.items():
-        mean = x.mean(0)
-        stderr = x.std(0, ddof=1) / len(x) ** 0.5
-        result[name] = mean.tolist()
-        result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
-    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    for i, mean in enumerate(result["return_by_gradient_step"]):
-        stderr = result["return_by_gradient_step_stderr"][i]
-        print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
-    return result
+        raise error
 
 
 if __name__ == "__main__":
@@ -651,7 +654,7 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        if str(sys.argv).count("kwargs") > 1:
+        if sum(word.startswith(("--env-kwargs", "--env_kwargs")) for word in sys.argv) > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
@@ -661,7 +664,7 @@ if __name__ == "__main__":
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs
         train(args)
-    except (UsageError, ModuleNotFoundError, KeyboardInterrupt) as error:
+    except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on
         sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
     finally:
