@@ -731,7 +731,7 @@ def train(args):
     except BaseException as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # a wait that was stopped may fail
             error = error.__context__
-        error.add_note(f"Stopped after {iteration} iterations.")
+        error.add_note(f"Stopped. Iterations done: {iteration}.")
         if checkpoint_path.exists():
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
         raise error

@@ -895,7 +895,7 @@ def test_a_fault_in_a_users_environment_keeps_its_type_and_gets_notes(in_tmp, mo
     goal = str(caught.value).removeprefix("the goal is ")
     assert caught.value.__notes__ == [
         f"In sub-environment 7, whose task is {goal}.",
-        "Stopped in iteration 2.",
+        "Stopped. Iterations done: 1.",
         f"To go on: python maml_trpo.py --resume {only('*/checkpoint.pt')}",
     ]
 
@@ -905,7 +905,7 @@ def test_a_fault_in_the_first_iteration_leaves_no_folder(in_tmp, monkeypatch):
     monkeypatch.setattr(NoisyStart, "faulty_step", 5)
     with pytest.raises(ArithmeticError) as caught:
         maml_trpo.train(tiny(env_id="NoisyStart-v0", env_kwargs={}))
-    assert caught.value.__notes__[1:] == ["Stopped in iteration 1."]
+    assert caught.value.__notes__[1:] == ["Stopped. Iterations done: 0."]
     assert list(in_tmp.iterdir()) == []
 
 
@@ -913,7 +913,7 @@ def test_parameters_that_adaptation_blows_up_are_told_about(in_tmp):
     args = tiny(env_id="TabularMDP-v0", inner_lr=1e38)
     with pytest.raises(envs.UsageError, match="policy is not finite: lower --inner-lr") as caught:
         maml_trpo.train(args)
-    assert caught.value.__notes__ == ["Stopped in iteration 1."]
+    assert caught.value.__notes__ == ["Stopped. Iterations done: 0."]
 
 
 def stop_in_iteration(monkeypatch, number):
@@ -950,7 +950,7 @@ def test_stopped_and_resumed_equals_never_stopped(in_tmp, monkeypatch, kwargs):
             maml_trpo.train(cut)
     checkpoint = only("*__cut__*/checkpoint.pt")
     assert caught.value.__notes__ == [
-        "Stopped in iteration 3.",
+        "Stopped. Iterations done: 2.",
         f"To go on: python maml_trpo.py --resume {checkpoint}",
     ]
     assert torch.load(checkpoint, weights_only=True)["iteration"] == 2
@@ -1002,7 +1002,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_the_checkpoint_is_whole(
         maml_trpo.train(tiny(checkpoint_seconds=1e-9))
     checkpoint = only("*/checkpoint.pt")
     assert caught.value.__notes__ == [
-        "Stopped in iteration 3.",
+        "Stopped. Iterations done: 2.",
         f"To go on: python maml_trpo.py --resume {checkpoint}",
     ]
     saved = torch.load(checkpoint, weights_only=True)
