@@ -170,10 +170,9 @@ def check_arguments(args):
 
 def average(x):
     """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
-    if not dist.is_initialized():
-        return x
-    x = x / dist.get_world_size()
-    dist.all_reduce(x)  # the sum over processes, in place
+    if dist.is_initialized():
+        x = x / dist.get_world_size()
+        dist.all_reduce(x)  # the sum over processes, in place
     return x
 
 
