@@ -28,7 +28,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 
 # Idle threads of torch wait in a loop, on cores that the environments need. This many rounds are a
@@ -143,10 +143,9 @@ def check_arguments(args):
 
 def average(x):
     """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
-    if not dist.is_initialized():
-        return x
-    x = x / dist.get_world_size()
-    dist.all_reduce(x)  # the sum over processes, in place
+    if dist.is_initialized():
+        x = x / dist.get_world_size()
+        dist.all_reduce(x)  # the sum over processes, in place
     return x
 
 
@@ -186,19 +185,17 @@ class Policy:
         if self.args.norm_obs:
             # in float64: to float32 a clock's 1.7e9 and 1.7e9 + 1 are the same
             mean, variance = self.moments
-            obs = ((obs - mean) / variance.sqrt()).clamp(-10, 10)
+            # what never changes has variance 0
+            obs = ((obs - mean) / variance.sqrt().clamp(min=1e-4)).clamp(-10, 10)
         return obs.float()
 
-    def update_moments(self, batches, weight):
-        """Takes in a trial's steps, which are the part `weight` of all steps so far.
+    def update_moments(self, batch, weight):
+        """Takes in an iteration's adapted episodes, as the part `weight` of all so far.
 
-        So the moments are means, over the iterations, of the moments of each.
+        So the moments are means over the iterations of the moments of each.
         """
-        obs = torch.cat([batch["raw_obs"][batch["valid"]] for batch in batches])  # [B, ...]
-        obs = obs.flatten(1).double()
-        # above 0, for what never changes is divided by it, too
-        variance = obs.var(0, correction=0).clamp(min=1e-8)
-        new = average(torch.stack([obs.mean(0), variance]))
+        obs = batch["raw_obs"][batch["valid"]].flatten(1).double()  # [B, obs]
+        new = average(torch.stack([obs.mean(0), obs.var(0, correction=0)]))
         self.moments = self.moments.lerp(new.cpu(), weight)  # old + weight (new - old)
 
     def outputs(self, params, obs):
@@ -207,9 +204,7 @@ class Policy:
         for i in range(3):
             if i > 0:
                 h = h.relu_()
-            weight = params[f"weight_{i}"].expand(len(obs), -1, -1)  # [M, in, out]
-            bias = params[f"bias_{i}"].expand(len(obs), -1, -1)
-            h = torch.baddbmm(bias, h, weight)  # [M, B, out]: each task's own layer
+            h = h @ params[f"weight_{i}"] + params[f"bias_{i}"]  # [M, B, out]
         if "log_std" in params:
             return [h, params["log_std"]]
         return [h]
@@ -285,7 +280,7 @@ def linear_baseline(batch, gamma):
     valid = batch["valid"].double()
     t = torch.arange(valid.shape[2]).to(obs) / 100
     t = t.expand_as(valid)[..., None]
-    features = torch.cat([obs, obs**2, t, t**2, t**3, torch.ones_like(t)], dim=3)
+    features = torch.cat([obs, obs**2, t, t**2, t**3, t**0], dim=3)
     phi = (features * valid[..., None]).flatten(1, 2)  # [M, K T, F]
     returns = discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]  # [M, K T, 1]
     # w = (phi^T phi + epsilon I)^-1 phi^T returns
@@ -337,13 +332,9 @@ def adapt(policy, params, batch, args):
         return surrogate(policy.distribution(*outputs), batch).sum()
 
     gradients = torch.func.grad(objective)(params)
-    adapted = {}
-    for name, param in params.items():
-        gradient = gradients[name]
-        if args.first_order:
-            gradient = gradient.detach()  # it counts as a constant
-        adapted[name] = param + args.inner_lr * gradient
-    return adapted
+    if args.first_order:  # the gradient counts as a constant
+        gradients = {name: gradient.detach() for name, gradient in gradients.items()}
+    return {name: param + args.inner_lr * gradients[name] for name, param in params.items()}
 
 
 @torch.no_grad()
@@ -354,12 +345,11 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
     """
     batches = []
     for i in range(num_steps + 1):
+        if i == max(1, args.num_inner_steps) + 1:  # the first that training did not know (A.2)
+            args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
-            step_size = args.inner_lr
-            if i > max(1, args.num_inner_steps):  # steps that training did not know: appendix A.2
-                step_size = args.inner_lr * args.later_fraction
-            params = adapt(policy, params, batches[-1], replace(args, inner_lr=step_size))
-        batch = rollout(policy, params, env, tasks, seed + i * env.num_envs)
+            params = adapt(policy, params, batches[-1], args)
+        batch = rollout(policy, params, env, tasks, int(seed) + i * env.num_envs)
         batch["advantage"] = advantages(batch, args.gamma, args.gae_lambda)
         batches.append(batch)
     return batches
@@ -385,7 +375,7 @@ def fisher_vector_product(policy, params, batches, args):
     F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL. It is
     estimated on a part of the episodes. The graph is built once and serves every product.
     """
-    few = max(1, round(args.fisher_fraction * args.episodes_per_task))
+    few = ceil(args.fisher_fraction * args.episodes_per_task)
     batches = [{name: x[:, :few] for name, x in batch.items()} for batch in batches]
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
@@ -467,10 +457,10 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     for start in range(0, len(tasks), 10):
         batch = tasks[start : start + 10]
         env = envs.make(env_id, len(batch) * num_episodes, **env_kwargs)
-        seeds = np.random.SeedSequence([2, seed, start])  # 2: not training's, see train
-        torch_seed, env_seed = seeds.generate_state(2)
+        # 2: not training's, see train
+        torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
         torch.manual_seed(torch_seed)
-        batches = trial(policy, params, env, batch, 3, int(env_seed), policy.args)
+        batches = trial(policy, params, env, batch, 3, env_seed, policy.args)
         env.close()
         returns.append(torch.stack([batch["return"] for batch in batches], dim=1))
     return torch.cat(returns).double().cpu().numpy()
@@ -481,7 +471,7 @@ def read_checkpoint(path, device="cpu"):
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         algorithm = saved["algorithm"]
-        unknown = set(saved["args"]) - set(vars(Args()))  # arguments of another version
+        unknown = saved["args"].keys() - vars(Args())  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
         raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
     if algorithm != ALGORITHM or unknown:
@@ -503,12 +493,12 @@ def load(checkpoint, device="cpu"):
 
 def train(args):
     """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
-    rank = int(os.environ.get("RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.getenv("RANK", 0))
+    world_size = int(os.getenv("WORLD_SIZE", 1))
     check_arguments(args)
     device = "cpu"
     if torch.cuda.is_available() and args.cuda:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = f"cuda:{os.getenv('LOCAL_RANK', 0)}"
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     if args.meta_batch_size < world_size:
@@ -541,7 +531,10 @@ def train(args):
     checkpoint_path = run_dir / "checkpoint.pt"
 
     if args.track and rank == 0:
-        import wandb
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise UsageError("--track needs a package: pip install wandb.") from None
 
         wandb.init(
             project=args.wandb_project_name,
@@ -566,9 +559,10 @@ def train(args):
         }
         temporary = run_dir / "checkpoint.tmp"
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
+            os.makedirs(run_dir, exist_ok=True)
             torch.save(contents, temporary)
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
+            (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
         except (OSError, RuntimeError) as error:
             raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
 
@@ -580,31 +574,27 @@ def train(args):
             torch_seed, task_seed, env_seed = seeds.generate_state(3)
             torch.manual_seed(torch_seed)
             tasks = env.sample_tasks(num_tasks, task_seed)
-            batches = trial(policy, params, env, tasks, args.num_inner_steps, int(env_seed), args)
+            batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
             params, logs = update(policy, params, batches, args)
             if not isfinite(sum(logs.values())):
                 raise UsageError(f"Not finite: {logs}. Lower --inner-lr.")
             iteration += 1
             steps = sum(batch["valid"].sum() for batch in batches)
-            new_steps = round(average(steps).item() * world_size)
-            global_step += new_steps
+            global_step += round(average(steps).item() * world_size)
             # Moments change between iterations only: all steps of a trial are seen alike.
             if args.norm_obs and isinstance(policy.observation_space, Box):
-                policy.update_moments(batches, new_steps / global_step)
+                policy.update_moments(batches[-1], 1 / iteration)
             if rank > 0:  # one process writes
                 continue
 
-            if writer is None:  # only now: a run that fails at once leaves no folder
+            if not writer:  # only now: a run that fails at once leaves no folder
                 save_checkpoint()
-                (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]
             for i, mean_return in enumerate(returns):
                 logs[f"charts/return_after_{i}_steps"] = mean_return
-            if "log_std" in params:
-                logs["charts/action_std"] = params["log_std"].exp().mean().item()
-            logs["charts/episode_length"] = batches[-1]["valid"].sum(2).double().mean().item()
+            logs["charts/episode_length"] = batches[-1]["valid"].sum(2).double().mean()
             logs["charts/SPS"] = global_step / (time.time() - start_time)
             for name, number in logs.items():
                 writer.add_scalar(name, number, global_step)
@@ -616,51 +606,53 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
+        if rank > 0:
+            return
+        save_checkpoint()
+        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
+        few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
+        env.close()
+
+        wall_seconds = time.time() - start_time
+        print(
+            f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
+            f"benchmark/pictures.py {checkpoint_path}\n"
+            f"In {args.eval_trials} {'' if few else 'new '}tasks:"
+        )
+        returns = evaluate(  # [tasks, 4, episodes]
+            policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
+        )
+        by_episode = returns.reshape(args.eval_trials, -1)
+        totals = by_episode.sum(1)
+        samples = {
+            "return_mean": totals,
+            "return_by_episode": by_episode,
+            "return_by_gradient_step": returns.mean(2),  # before and after 1, 2, 3 gradient steps
+        }
+        result = {
+            **vars(args),
+            "algorithm": ALGORITHM,
+            "global_step": global_step,
+            "wall_seconds": wall_seconds,
+            "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
+        }
+        for name, x in samples.items():
+            mean = x.mean(0)
+            stderr = x.std(0, ddof=1) / len(x) ** 0.5
+            result[name] = mean.tolist()
+            result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
+        (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
+        for i, mean in enumerate(result["return_by_gradient_step"]):
+            stderr = result["return_by_gradient_step_stderr"][i]
+            print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
+        return result
     except BaseException as error:
-        error.add_note(f"Stopped in iteration {iteration + 1}.")
+        if isinstance(error.__context__, KeyboardInterrupt):  # a wait that was stopped may fail
+            error = error.__context__
+        error.add_note(f"Stopped. Iterations done: {iteration}.")
         if checkpoint_path.exists():
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
-        raise
-    if rank > 0:
-        return
-    save_checkpoint()
-    tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-    few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
-    env.close()
-
-    wall_seconds = time.time() - start_time
-    print(
-        f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
-        f"benchmark/pictures.py {checkpoint_path}\n"
-        f"In {args.eval_trials} {'' if few else 'new '}tasks:"
-    )
-    returns = evaluate(  # [tasks, 4, episodes]
-        policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
-    )
-    by_episode = returns.reshape(args.eval_trials, -1)
-    totals = by_episode.sum(1)
-    samples = {
-        "return_mean": totals,
-        "return_by_episode": by_episode,
-        "return_by_gradient_step": returns.mean(2),  # before and after 1, 2, 3 gradient steps
-    }
-    result = {
-        **vars(args),
-        "algorithm": ALGORITHM,
-        "global_step": global_step,
-        "wall_seconds": wall_seconds,
-        "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
-    }
-    for name, x in samples.items():
-        mean = x.mean(0)
-        stderr = x.std(0, ddof=1) / len(x) ** 0.5
-        result[name] = mean.tolist()
-        result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
-    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    for i, mean in enumerate(result["return_by_gradient_step"]):
-        stderr = result["return_by_gradient_step_stderr"][i]
-        print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
-    return result
+        raise error
 
 
 if __name__ == "__main__":
@@ -669,7 +661,7 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        if str(sys.argv).count("kwargs") > 1:
+        if sum(word.startswith(("--env-kwargs", "--env_kwargs")) for word in sys.argv) > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
@@ -679,7 +671,7 @@ if __name__ == "__main__":
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs
         train(args)
-    except (UsageError, ModuleNotFoundError, KeyboardInterrupt) as error:
+    except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on
         sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
     finally:

@@ -657,7 +657,7 @@ def hand_distribution(params, batches, i, args):
 @pytest.mark.parametrize("env_id", KINDS)
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
 def test_update_improves_the_surrogate_within_the_trust_region(env_id, num_inner_steps):
-    """Surrogate and KL are computed again task by task; 23 tasks make three chunks."""
+    """Surrogate and KL are computed again task by task."""
     kwargs = {"num_tasks": 23, "num_inner_steps": num_inner_steps, "episodes": 3}
     policy, params, batches, args = make(env_id, **kwargs)
     new, logs = maml_trpo.update(policy, params, batches, args)
@@ -667,7 +667,6 @@ def test_update_improves_the_surrogate_within_the_trust_region(env_id, num_inner
     assert logs["losses/improvement"] > 0
     assert abs(before - logs["losses/surrogate"]) < 1e-9
     assert abs(after - before - logs["losses/improvement"]) < 1e-9
-    # chunk by chunk as in one piece
     gradient = meta_gradient(policy, params, batches, args)
     assert abs(gradient.norm().item() - logs["losses/gradient_norm"]) < 1e-9
     total = 0.0
@@ -926,7 +925,7 @@ def test_a_fault_in_a_users_environment_keeps_its_type_and_gets_notes(in_tmp, mo
     goal = str(caught.value).removeprefix("the goal is ")
     assert caught.value.__notes__ == [
         f"In sub-environment 7, whose task is {goal}.",
-        "Stopped in iteration 2.",
+        "Stopped. Iterations done: 1.",
         f"To go on: python maml_trpo.py --resume {only('*/checkpoint.pt')}",
     ]
 
@@ -936,7 +935,7 @@ def test_a_fault_in_the_first_iteration_leaves_no_folder(in_tmp, monkeypatch):
     monkeypatch.setattr(NoisyStart, "faulty_step", 5)
     with pytest.raises(ArithmeticError) as caught:
         maml_trpo.train(tiny(env_id="NoisyStart-v0", env_kwargs={}))
-    assert caught.value.__notes__[1:] == ["Stopped in iteration 1."]
+    assert caught.value.__notes__[1:] == ["Stopped. Iterations done: 0."]
     assert list(in_tmp.iterdir()) == []
 
 
@@ -944,7 +943,7 @@ def test_parameters_that_adaptation_blows_up_are_told_about(in_tmp):
     args = tiny(env_id="TabularMDP-v0", inner_lr=1e38)
     with pytest.raises(envs.UsageError, match="policy is not finite: lower --inner-lr") as caught:
         maml_trpo.train(args)
-    assert caught.value.__notes__ == ["Stopped in iteration 1."]
+    assert caught.value.__notes__ == ["Stopped. Iterations done: 0."]
 
 
 def stop_in_iteration(monkeypatch, number):
@@ -983,7 +982,7 @@ def test_stopped_and_resumed_equals_never_stopped(in_tmp, monkeypatch, kwargs):
             maml_trpo.train(cut)
     checkpoint = only("*__cut__*/checkpoint.pt")
     assert caught.value.__notes__ == [
-        "Stopped in iteration 3.",
+        "Stopped. Iterations done: 2.",
         f"To go on: python maml_trpo.py --resume {checkpoint}",
     ]
     assert torch.load(checkpoint, weights_only=True)["iteration"] == 2
@@ -1035,7 +1034,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_the_checkpoint_is_whole(
         maml_trpo.train(tiny(checkpoint_seconds=1e-9))
     checkpoint = only("*/checkpoint.pt")
     assert caught.value.__notes__ == [
-        "Stopped in iteration 3.",
+        "Stopped. Iterations done: 2.",
         f"To go on: python maml_trpo.py --resume {checkpoint}",
     ]
     saved = torch.load(checkpoint, weights_only=True)
@@ -1063,33 +1062,29 @@ def test_it_learns_to_adapt(in_tmp):
 # -------------------------------------------------------------- normalised observations
 
 
-def test_moments_are_means_over_all_trials_so_far():
+def test_moments_are_means_over_the_iterations():
     """Against numpy, after each of three trials in which episodes end early."""
-    env, policy, _ = untrained("EarlyEnds-v0", 6, norm_obs=True)
-    params = policy.initial_params()
-    total = 0
-    means = np.zeros(2)
-    variances = np.zeros(2)
+    env, policy, params = untrained("EarlyEnds-v0", 6, norm_obs=True)
+    means = []
+    variances = []
     for seed in range(3):
         tasks = env.sample_tasks(2, seed)
-        batches = maml_trpo.trial(policy, params, env, tasks, 1, seed, policy.args)
-        assert not batches[0]["valid"].all()
+        batch = maml_trpo.trial(policy, params, env, tasks, 1, seed, policy.args)[-1]
+        assert not batch["valid"].all()
         rows = []
-        for batch in batches:
-            for episode, is_valid in zip(
-                batch["raw_obs"].flatten(0, 1), batch["valid"].flatten(0, 1), strict=True
-            ):
-                rows.append(episode[: int(is_valid.sum())].double().numpy())
-        new = np.concatenate(rows)
-        total += len(new)
-        means += new.sum(0)
-        variances += len(new) * new.var(0)
-        policy.update_moments(batches, len(new) / total)
+        for i in range(2):
+            for k in range(3):
+                length = int(batch["valid"][i, k].sum())
+                rows.append(batch["raw_obs"][i, k, :length].double().numpy())
+        rows = np.concatenate(rows)
+        means.append(rows.mean(0))
+        variances.append(rows.var(0))
+        policy.update_moments(batch, 1 / (seed + 1))
         mean, variance = policy.moments.numpy()
-        np.testing.assert_allclose(mean, means / total, rtol=1e-10)
-        np.testing.assert_allclose(variance, variances / total, rtol=1e-10)
-        expected = ((new - mean) / np.sqrt(variance)).clip(-10, 10)
-        np.testing.assert_allclose(policy.encode(new), expected, atol=1e-5)
+        np.testing.assert_allclose(mean, np.mean(means, axis=0), rtol=1e-10)
+        np.testing.assert_allclose(variance, np.mean(variances, axis=0), rtol=1e-10)
+        expected = ((rows - mean) / np.sqrt(variance)).clip(-10, 10)
+        np.testing.assert_allclose(policy.encode(rows), expected, atol=1e-5)
     far = policy.encode(np.array([[1e6, -1e6]]))
     assert far.tolist() == [[10, -10]]
 
@@ -1114,7 +1109,7 @@ def test_a_trial_sees_one_normalisation_and_the_next_iteration_another(in_tmp, m
     batches = [batch for _, batch in calls[:4]]
     assert (batches[0]["obs"] == 10).all()
     assert (batches[1]["obs"] == 10).all()
-    raw = torch.cat([batch["raw_obs"].flatten(0, 2) for batch in batches[:2]])
+    raw = batches[1]["raw_obs"].flatten(0, 2)  # of the adapted policies
     for batch in batches[2:]:
         expected = (batch["raw_obs"] - raw.mean(0)) / raw.std(0, correction=0)
         torch.testing.assert_close(batch["obs"], expected.float())
