@@ -69,7 +69,9 @@ HALFCHEETAH = {
     "eval_trials": 100,
 }
 HALFCHEETAH_DIR = HALFCHEETAH | {"env_id": "HalfCheetahDir-v0", "later_fraction": 0.1}
-HALFCHEETAH_VEL = LOCOMOTION | {
+HALFCHEETAH_VEL = HALFCHEETAH | {"env_id": "HalfCheetahVel-v0"}
+# Of an earlier try; to be trained at the settings of MAML's row.
+HALFCHEETAH_VEL_BEFORE = LOCOMOTION | {
     "env_id": "HalfCheetahVel-v0",
     "num_iterations": 160,
     "meta_batch_size": 40,
@@ -295,14 +297,14 @@ ROWS = {
         "script": "maml_trpo",
         "title": "HalfCheetah, velocity",
         "role": "pretrained",
-        "arguments": HALFCHEETAH_VEL | PRETRAINED,
+        "arguments": HALFCHEETAH_VEL_BEFORE | PRETRAINED,
         "seeds": [1],
     },
     "halfcheetah-vel-oracle": {
         "script": "maml_trpo",
         "title": "HalfCheetah, velocity",
         "role": "oracle",
-        "arguments": HALFCHEETAH_VEL | ORACLE,
+        "arguments": HALFCHEETAH_VEL_BEFORE | ORACLE,
         "seeds": [1],
     },
     "ant-dir-maml": {
