@@ -21,6 +21,7 @@ import sys
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from numbers import Integral, Real
 
 import gymnasium as gym
 import numpy as np
@@ -38,7 +39,7 @@ class UsageError(ValueError):
 def check_positive(**numbers):
     """Raises UsageError for a number that is not a positive whole one."""
     for name, value in numbers.items():
-        if not isinstance(value, (int, np.integer)) or value < 1:
+        if not isinstance(value, Integral) or value < 1:
             raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
 
 
@@ -57,7 +58,7 @@ def as_flags(flags, num_envs):
             f"terminated and truncated must be {num_envs} booleans, got {flags.dtype} of shape "
             f"{flags.shape}."
         )
-    return np.full(num_envs, flags, dtype=bool)
+    return np.full(num_envs, flags, bool)
 
 
 class TaskVectorEnv(VectorEnv):
@@ -82,13 +83,13 @@ class TaskVectorEnv(VectorEnv):
         if observe_task:  # [one-hot or raw observation, task]
             example = flatten_tasks(self._draw(1, np.random.default_rng(0)))
             size = flatdim(observation_space) + example.shape[1]
-            observation_space = Box(-np.inf, np.inf, (size,), np.float64)
+            observation_space = Box(-np.inf, np.inf, (size,), float)
         self.single_observation_space = observation_space
         self.single_action_space = action_space
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
-        self._steps = np.zeros(num_envs, dtype=np.int64)  # taken in the current episode, [N]
-        dtype = np.result_type(self._base_space.dtype, np.int64)
+        self._steps = np.zeros(num_envs, dtype=int)  # taken in the current episode, [N]
+        dtype = np.result_type(self._base_space.dtype, int)
         self._state = np.zeros((num_envs, *self._base_space.shape), dtype)
 
     def sample_tasks(self, num_tasks, rng=None):
@@ -162,9 +163,7 @@ class TaskVectorEnv(VectorEnv):
             return obs
         if isinstance(self._base_space, Discrete):
             obs = np.eye(self._base_space.n)[obs]  # one-hot
-        return np.concatenate(
-            [obs.reshape(len(obs), -1), flatten_tasks(self.tasks)], axis=1, dtype=np.float64
-        )
+        return np.column_stack([obs.reshape(len(obs), -1), flatten_tasks(self.tasks)])
 
 
 class Bandit(TaskVectorEnv):
@@ -191,7 +190,7 @@ class Bandit(TaskVectorEnv):
     def _advance(self, actions):
         mean = self.tasks.ravel().take(self._first + actions)  # [N]
         paid = self.np_random.random(self.num_envs) < mean
-        return paid.astype(np.float64), True, {"regret": self._best - mean}
+        return paid.astype(float), True, {"regret": self._best - mean}
 
 
 class TabularMDP(TaskVectorEnv):
@@ -215,8 +214,8 @@ class TabularMDP(TaskVectorEnv):
     def _draw(self, num_tasks, rng):
         shape = (self.num_states, self.num_actions)
         fields = [
-            ("transitions", np.float64, (*shape, self.num_states)),
-            ("rewards", np.float64, shape),
+            ("transitions", float, (*shape, self.num_states)),
+            ("rewards", float, shape),
         ]
         tasks = np.empty(num_tasks, dtype=fields)
         # Exponential variables, divided by their sum, are Dirichlet(1, ..., 1).
@@ -415,7 +414,7 @@ class Locomotion(TaskVectorEnv):
         self._model = spec.compile()
         self._hidden = 2 if self._is_ant else 1  # coordinates of the position, which are not seen
         obs_size = self._model.nq - self._hidden + self._model.nv
-        observation_space = Box(-np.inf, np.inf, (obs_size,), np.float64)
+        observation_space = Box(-np.inf, np.inf, (obs_size,), float)
         actions = Box(*np.float32(self._model.actuator_ctrlrange.T))
         super().__init__(num_envs, horizon, observation_space, actions, observe_task)
 
@@ -465,22 +464,21 @@ class Locomotion(TaskVectorEnv):
         self._simulations.reset(mask)
 
     def _observe(self):
-        return np.concatenate([self._qpos[:, self._hidden :], self._qvel], axis=1)
+        return np.column_stack([self._qpos[:, self._hidden :], self._qvel])
 
     def _advance(self, actions):
         before = self._position[:, 0].copy()
         self._ctrl[:] = actions
         self._simulations.step(nstep=5)
         velocity = (self._position[:, 0] - before) / (5 * self._model.opt.timestep)  # [N]
+        reward = velocity
         if self.goal == "Dir":
             reward = velocity * self.tasks
         elif self.goal == "Vel":
             reward = self._is_ant - np.abs(velocity - self.tasks)
         elif self.goal == "Goal":
             reward = 4 - np.abs(self._position - self.tasks).sum(axis=1)
-        else:
-            reward = velocity * 1
-        reward -= (0.005 if self._is_ant else 0.05) * (actions**2).sum(axis=1)
+        reward = reward - (0.005 if self._is_ant else 0.05) * (actions**2).sum(axis=1)
         terminated = False
         if self._is_ant:
             forces = self._contact_forces.clip(-1, 1)
@@ -521,7 +519,7 @@ class KeepTask(gym.Wrapper):
             # reward, terminated, truncated
             results = [np.asarray(result, dtype=float).item() for result in results]
         regret = info.get("regret")
-        info = {"regret": float(regret)} if isinstance(regret, (int, float, np.number)) else {}
+        info = {"regret": float(regret)} if isinstance(regret, Real) else {}
         return obs, *results, info
 
     @contextmanager
@@ -547,11 +545,12 @@ class BatchedTasks(TaskVectorEnv):
     """
 
     def __init__(self, env_id, num_envs, vectorization_mode="sync", levels=False, **kwargs):
-        self._example = gym.make(env_id, **kwargs)
-        check_spaces(self._example, self._example.observation_space, self._example.action_space)
+        example = gym.make(env_id, **kwargs)
+        check_spaces(example, example.observation_space, example.action_space)
+        self._example = example
         self.levels = levels
-        horizon = self._example.spec.max_episode_steps
-        has_tasks = levels or self._example.has_wrapper_attr("sample_task")
+        horizon = example.spec.max_episode_steps
+        has_tasks = levels or example.has_wrapper_attr("sample_task")
         modes_fit = levels in (True, False) and vectorization_mode in ("sync", "async")
         if not horizon or not has_tasks or not modes_fit:
             raise UsageError(
@@ -559,9 +558,10 @@ class BatchedTasks(TaskVectorEnv):
                 "True; vectorization_mode is sync or async."
             )
         if levels:
-            seeds = (0, *range(10))  # each in an environment of its own
-            first = [gym.make(env_id, **kwargs).reset(seed=seed)[0] for seed in seeds]
-            first = [pickle.dumps(obs) for obs in first]
+            first = []
+            for seed in (0, *range(10)):
+                with gym.make(env_id, **kwargs) as env:  # each in one of its own
+                    first.append(pickle.dumps(env.reset(seed=seed)[0]))
             if first[0] != first[1] or len(set(first)) == 1:
                 raise UsageError(
                     f"levels: of {env_id} the same seed must give the same first observation, and "
@@ -579,8 +579,7 @@ class BatchedTasks(TaskVectorEnv):
         self._envs.set_attr("levels", levels)
         self._envs.set_attr("index", list(range(num_envs)))
         self._envs.set_attr("has_process", vectorization_mode == "async")
-        observation_space = self._envs.single_observation_space
-        super().__init__(num_envs, horizon, observation_space, self._envs.single_action_space)
+        super().__init__(num_envs, horizon, example.observation_space, example.action_space)
 
     def _draw(self, num_tasks, rng):
         if self.levels:
@@ -599,15 +598,15 @@ class BatchedTasks(TaskVectorEnv):
         self._state, _ = self._envs.reset(seed=seed, options={"reset_mask": mask})
 
     def _advance(self, actions):
-        try:
-            self._state, reward, terminated, truncated, info = self._envs.step(actions)
-        except KeyboardInterrupt:
-            # Else its end would wait for the results of processes that have ended.
-            self._envs._state = AsyncState.DEFAULT
-            raise
+        self._state, reward, terminated, truncated, info = self._envs.step(actions)
         # An episode that is cut before the horizon is over, too.
         early = truncated & (self._steps + 1 < self.horizon)
         return reward, terminated | early, info
+
+    def __del__(self):
+        # After a stop its processes may have ended: else gymnasium would wait for their results.
+        if hasattr(self, "_envs"):
+            self._envs._state = AsyncState.DEFAULT
 
 
 class PolicyEnv(VectorWrapper):
@@ -625,7 +624,8 @@ class PolicyEnv(VectorWrapper):
         if isinstance(space, Box):
             bounded = np.isfinite(space.low) & np.isfinite(space.high)  # [axes]
             # The environment's action is centre + half_range * a; as it is without two bounds.
-            self._half_range = np.where(bounded, space.high / 2 - space.low / 2, 1)
+            # (In float64: half of a range may be all that float32 holds.)
+            self._half_range = np.where(bounded, space.high / 2 - space.low / 2, np.float64(1))
             self._centre = np.where(bounded, space.low + self._half_range, 0)
             low = np.where(bounded, -1, space.low)
             high = np.where(bounded, 1, space.high)
@@ -734,7 +734,11 @@ def make(env_id, /, num_envs=1, **kwargs):
             env = BatchedTasks(name, num_envs, **kwargs)
     except Exception as error:
         is_argument = isinstance(error, TypeError) and "() got " in str(error)
-        if is_argument or isinstance(error, (gym.error.Error, ModuleNotFoundError)):
+        # the module of env_id, or a package of it; any other one is missing in the user's code
+        is_module = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
+            f"{error.name}."
+        )
+        if is_argument or is_module or isinstance(error, gym.error.Error):
             raise UsageError(
                 f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
                 f"your module:id. {sys.modules.get(module, '')}"  # another one of this name?
@@ -754,21 +758,25 @@ def make(env_id, /, num_envs=1, **kwargs):
 def check_spaces(env, observation_space, action_space):
     """Raises UsageError for an environment that policies would misread."""
     for space in (observation_space, action_space):
-        is_box = isinstance(space, Box) and space.shape
+        is_box = isinstance(space, Box) and space.shape and space.dtype.itemsize <= 8
         if not is_box and not (isinstance(space, Discrete) and space.start == 0):
             raise UsageError(
-                f"{env} has {space}: use Discrete, numbered from 0, or Box. (For a Dict there is "
-                "gymnasium's wrapper FlattenObservation, in MiniGrid also ImgObsWrapper.)"
+                f"{env} has {space}: use Discrete, numbered from 0, or Box, of at most 64 bits. "
+                "(For a Dict there is gymnasium's wrapper FlattenObservation, in MiniGrid also "
+                "ImgObsWrapper.)"
             )
     if isinstance(action_space, Box):
         if len(action_space.shape) > 1 or action_space.dtype.kind != "f":
             raise UsageError(f"{env} has {action_space}: use floats in a Box (actions: one axis).")
-    layers = str(env)
-    if "<NormalizeReward" in layers or "<NormalizeObservation" in layers:
-        raise UsageError(
-            f"{layers}: use --norm-obs (RL^2, SNAIL: --norm-reward) in place of gymnasium's "
-            "normalising wrappers, whose statistics are not the run's."
-        )
+    layer = env
+    while layer is not None:
+        # as NormalizeObservation, NormalizeReward and what is made of them have them
+        if hasattr(layer, "obs_rms") or hasattr(layer, "return_rms"):
+            raise UsageError(
+                f"{env}: use --norm-obs (RL^2, SNAIL: --norm-reward) in place of gymnasium's "
+                "normalising wrappers, whose statistics are not the run's."
+            )
+        layer = getattr(layer, "env", None)
 
 
 ENVIRONMENTS = {

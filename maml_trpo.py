@@ -28,7 +28,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 
 # Idle threads of torch wait in a loop, on cores that the environments need. This many rounds are a
@@ -106,6 +106,8 @@ class Args:
     """what is added to the Fisher matrix's diagonal"""
     fisher_fraction: float = 0.1
     """the part of each task's episodes on which the Fisher matrix is estimated"""
+    norm_obs: bool = False
+    """Toggles normalization of observations by their running mean and variance"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 200
@@ -141,10 +143,9 @@ def check_arguments(args):
 
 def average(x):
     """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
-    if not dist.is_initialized():
-        return x
-    x = x / dist.get_world_size()
-    dist.all_reduce(x)  # the sum over processes, in place
+    if dist.is_initialized():
+        x = x / dist.get_world_size()
+        dist.all_reduce(x)  # the sum over processes, in place
     return x
 
 
@@ -160,6 +161,8 @@ class Policy:
         self.action_space = env.single_action_space
         self.obs_size = flatdim(self.observation_space)
         self.action_size = flatdim(self.action_space)
+        # mean and variance [2, obs] of the observations so far, for --norm-obs
+        self.moments = torch.tensor([[0.0], [1.0]]).double().repeat(1, self.obs_size)
 
     def initial_params(self, device="cpu"):
         """Glorot's uniform weights [1, in, out], zero biases and log-deviations [1, 1, out]."""
@@ -177,8 +180,23 @@ class Policy:
     def encode(self, obs):
         """An environment's observations [N, ...] as the network's input [N, obs]."""
         if isinstance(self.observation_space, Discrete):
-            obs = np.eye(self.obs_size)[obs]  # one-hot
-        return torch.tensor(obs, dtype=torch.float32).flatten(1)
+            return torch.eye(self.obs_size)[obs]  # one-hot
+        obs = torch.as_tensor(obs).flatten(1).double()
+        if self.args.norm_obs:
+            # in float64: to float32 a clock's 1.7e9 and 1.7e9 + 1 are the same
+            mean, variance = self.moments
+            # what never changes has variance 0
+            obs = ((obs - mean) / variance.sqrt().clamp(min=1e-4)).clamp(-10, 10)
+        return obs.float()
+
+    def update_moments(self, batch, weight):
+        """Takes in an iteration's adapted episodes, as the part `weight` of all so far.
+
+        So the moments are means over the iterations of the moments of each.
+        """
+        obs = batch["raw_obs"][batch["valid"]].flatten(1).double()  # [B, obs]
+        new = average(torch.stack([obs.mean(0), obs.var(0, correction=0)]))
+        self.moments = self.moments.lerp(new.cpu(), weight)  # old + weight (new - old)
 
     def outputs(self, params, obs):
         """Observations [M, B, obs] of M tasks to [logits], or [mean, log-deviation]."""
@@ -186,9 +204,7 @@ class Policy:
         for i in range(3):
             if i > 0:
                 h = h.relu_()
-            weight = params[f"weight_{i}"].expand(len(obs), -1, -1)  # [M, in, out]
-            bias = params[f"bias_{i}"].expand(len(obs), -1, -1)
-            h = torch.baddbmm(bias, h, weight)  # [M, B, out]: each task's own layer
+            h = h @ params[f"weight_{i}"] + params[f"bias_{i}"]  # [M, B, out]
         if "log_std" in params:
             return [h, params["log_std"]]
         return [h]
@@ -206,8 +222,9 @@ def rollout(policy, params, env, tasks, seed):
     """K = env.num_envs / M episodes in each of M tasks, side by side.
 
     `params` are those of one policy, or of one for each task. Returns a dict of tensors
-    [M, K, T, ...], T <= env.horizon: `obs`, `action`, `log_prob`, `reward`, and `valid`, which is
-    false after an episode's end; and of `return` [M, K].
+    [M, K, T, ...], T <= env.horizon: `raw_obs` as the environment gave it, `obs` as the network
+    sees it, `action`, `log_prob`, `reward`, and `valid`, which is false after an episode's end; and
+    of `return` [M, K].
     """
     device = params["bias_0"].device
     shape = (len(tasks), env.num_envs // len(tasks))  # M, K
@@ -216,25 +233,31 @@ def rollout(policy, params, env, tasks, seed):
     valid = torch.ones(env.num_envs, dtype=torch.bool)
     steps = []
     while valid.any():
-        obs = policy.encode(next_obs).to(device).unflatten(0, shape)  # [M, K, obs]
-        outputs = policy.outputs(params, obs)
+        raw_obs = torch.tensor(next_obs)
+        obs = policy.encode(raw_obs).to(device)  # [N, obs]
+        outputs = policy.outputs(params, obs.unflatten(0, shape))
         if not outputs[0].isfinite().all():
             raise UsageError("The policy is not finite: lower --inner-lr, with which it adapted.")
         distribution = policy.distribution(*outputs)
         action = distribution.sample()  # [M, K] or [M, K, action]
-        log_prob = distribution.log_prob(action)
-        next_obs, reward, terminated, truncated, _ = env.step(action.flatten(0, 1).cpu().numpy())
+        log_prob = distribution.log_prob(action).flatten(0, 1)
+        action = action.flatten(0, 1)
+        next_obs, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         steps.append(
             {
+                "raw_obs": raw_obs,
                 "obs": obs,
                 "action": action,
                 "log_prob": log_prob,
-                "reward": torch.tensor(reward, device=device).float().unflatten(0, shape),
-                "valid": valid.to(device).unflatten(0, shape),
+                "reward": torch.tensor(reward).float(),
+                "valid": valid,
             }
         )
         valid = valid & ~torch.as_tensor(terminated | truncated)
-    batch = {name: torch.stack([step[name] for step in steps], dim=2) for name in steps[0]}
+    batch = {}
+    for name in steps[0]:
+        column = torch.stack([step[name] for step in steps], dim=1)  # [N, T, ...]
+        batch[name] = column.to(device).unflatten(0, shape)
     batch["return"] = (batch["reward"] * batch["valid"]).sum(2)
     return batch
 
@@ -257,12 +280,12 @@ def linear_baseline(batch, gamma):
     valid = batch["valid"].double()
     t = torch.arange(valid.shape[2]).to(obs) / 100
     t = t.expand_as(valid)[..., None]
-    features = torch.cat([obs, obs**2, t, t**2, t**3, torch.ones_like(t)], dim=3)
+    features = torch.cat([obs, obs**2, t, t**2, t**3, t**0], dim=3)
     phi = (features * valid[..., None]).flatten(1, 2)  # [M, K T, F]
     returns = discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]  # [M, K T, 1]
-    # w = (phi^T phi + epsilon I)^-1 phi^T returns, whose matrix is positive definite
+    # w = (phi^T phi + epsilon I)^-1 phi^T returns
     gram = phi.mT @ phi + 1e-5 * torch.eye(phi.shape[2]).to(obs)
-    weights = torch.cholesky_solve(phi.mT @ returns, torch.linalg.cholesky(gram))  # [M, F, 1]
+    weights = torch.linalg.solve(gram, phi.mT @ returns)  # [M, F, 1]
     return (phi @ weights).view_as(valid).float()
 
 
@@ -274,16 +297,16 @@ def advantages(batch, gamma, gae_lambda):
     # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
     advantage = discounted_sums(delta, gamma * gae_lambda)
-    count = valid.sum((1, 2), keepdim=True)  # [M, 1, 1]
-    mean = advantage.sum((1, 2), keepdim=True) / count
+    mean = mean_over_steps(advantage, batch)[:, None, None]  # [M, 1, 1]
     centered = (advantage - mean) * valid
-    variance = (centered**2).sum((1, 2), keepdim=True) / count
+    variance = mean_over_steps(centered**2, batch)[:, None, None]
     return centered / variance.sqrt().clamp(min=1e-8)
 
 
 def mean_over_steps(x, batch):
-    """x [M, K T] averaged over each task's valid steps: [M]."""
-    return (x * batch["valid"].flatten(1)).sum(1) / batch["valid"].sum((1, 2))
+    """x [M, K, T] or [M, K T] averaged over each task's valid steps: [M]."""
+    valid = batch["valid"].flatten(1)
+    return (x.flatten(1) * valid).sum(1) / valid.sum(1)
 
 
 def surrogate(distribution, batch):
@@ -301,20 +324,17 @@ def adapt(policy, params, batch, args):
 
     theta_i' = theta + alpha grad J_i(theta)   (section 2.2)
     """
-    num_tasks = len(batch["obs"])
-    params = {name: param.expand(num_tasks, -1, -1) for name, param in params.items()}
-    # Is the result to be differentiated, gradient included? Else the gradient counts as a constant.
-    second_order = params["bias_0"].requires_grad and not args.first_order
-    start = params
-    if not second_order:
-        start = {name: param.detach().requires_grad_() for name, param in params.items()}
-    with torch.enable_grad():
-        outputs = policy.outputs(start, batch["obs"].flatten(1, 2))
+    params = {name: param.expand(len(batch["obs"]), -1, -1) for name, param in params.items()}
+
+    def objective(params):
+        outputs = policy.outputs(params, batch["obs"].flatten(1, 2))
         # One task's parameters are in no other task's term: the sum's gradient is each one's own.
-        total = surrogate(policy.distribution(*outputs), batch).sum()
-        gradients = torch.autograd.grad(total, list(start.values()), create_graph=second_order)
-    pairs = zip(params.items(), gradients, strict=True)
-    return {name: param + args.inner_lr * gradient for (name, param), gradient in pairs}
+        return surrogate(policy.distribution(*outputs), batch).sum()
+
+    gradients = torch.func.grad(objective)(params)
+    if args.first_order:  # the gradient counts as a constant
+        gradients = {name: gradient.detach() for name, gradient in gradients.items()}
+    return {name: param + args.inner_lr * gradients[name] for name, param in params.items()}
 
 
 @torch.no_grad()
@@ -325,12 +345,11 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
     """
     batches = []
     for i in range(num_steps + 1):
+        if i == max(1, args.num_inner_steps) + 1:  # the first that training did not know (A.2)
+            args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
-            step_size = args.inner_lr
-            if i > max(1, args.num_inner_steps):  # steps that training did not know: appendix A.2
-                step_size = args.inner_lr * args.later_fraction
-            params = adapt(policy, params, batches[-1], replace(args, inner_lr=step_size))
-        batch = rollout(policy, params, env, tasks, seed + i * env.num_envs)
+            params = adapt(policy, params, batches[-1], args)
+        batch = rollout(policy, params, env, tasks, int(seed) + i * env.num_envs)
         batch["advantage"] = advantages(batch, args.gamma, args.gae_lambda)
         batches.append(batch)
     return batches
@@ -356,7 +375,7 @@ def fisher_vector_product(policy, params, batches, args):
     F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL. It is
     estimated on a part of the episodes. The graph is built once and serves every product.
     """
-    few = max(1, round(args.fisher_fraction * args.episodes_per_task))
+    few = ceil(args.fisher_fraction * args.episodes_per_task)
     batches = [{name: x[:, :few] for name, x in batch.items()} for batch in batches]
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
@@ -394,24 +413,13 @@ def update(policy, params, batches, args):
     Where the line search fails, the parameters are the old ones.
     """
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
-    gradient = torch.zeros_like(theta)
-    num_tasks = len(batches[0]["obs"])
-    surrogates = []
-    chunks = []
-    old = []
-    # Ten tasks at a time: the graph through the adaptation of all of them would not fit into the
-    # processor's cache.
-    for i in range(0, num_tasks, 10):
-        chunk = [{name: x[i : i + 10] for name, x in batch.items()} for batch in batches]
-        outputs = adapted_outputs(policy, unflatten(theta, params), chunk, args)
-        value = surrogate(policy.distribution(*outputs), chunk[-1])  # [10]
-        # the meta-gradient, back through the adaptation
-        gradient += torch.autograd.grad(value.sum() / num_tasks, theta)[0]
-        surrogates.append(value.detach())
-        chunks.append(chunk)
-        old.append(policy.distribution(*[output.detach() for output in outputs]))
+    outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
+    before = surrogate(policy.distribution(*outputs), batches[-1]).mean()
+    # the meta-gradient, back through the adaptation
+    (gradient,) = torch.autograd.grad(before, theta)
     gradient = average(gradient)
-    before = average(torch.cat(surrogates).mean())
+    before = average(before.detach())
+    old = policy.distribution(*[output.detach() for output in outputs])
 
     # step = s sqrt(2 delta / x^T F x) x,   F x = grad,   s = 1, 0.8, 0.64, ...
     product = fisher_vector_product(policy, params, batches, args)
@@ -426,16 +434,11 @@ def update(policy, params, batches, args):
     }
     for i in range(15):
         candidate = unflatten(theta.detach() + 0.8**i * full_step, params)
-        after = 0.0
-        kl = 0.0
         with torch.no_grad():
-            for chunk, old_chunk in zip(chunks, old, strict=True):
-                new = policy.distribution(*adapted_outputs(policy, candidate, chunk, args))
-                divergence = mean_over_steps(kl_divergence(old_chunk, new), chunk[-1])
-                after += surrogate(new, chunk[-1]).sum() / num_tasks
-                kl += divergence.sum() / num_tasks
-        after = average(after)
-        kl = average(kl)
+            outputs = adapted_outputs(policy, candidate, batches, args)
+            new = policy.distribution(*outputs)
+            after = average(surrogate(new, batches[-1]).mean())
+            kl = average(mean_over_steps(kl_divergence(old, new), batches[-1]).mean())
         if after > before and kl <= args.max_kl:
             logs["losses/improvement"] = (after - before).item()
             logs["losses/kl"] = kl.item()
@@ -454,10 +457,10 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     for start in range(0, len(tasks), 10):
         batch = tasks[start : start + 10]
         env = envs.make(env_id, len(batch) * num_episodes, **env_kwargs)
-        seeds = np.random.SeedSequence([2, seed, start])  # 2: not training's, see train
-        torch_seed, env_seed = seeds.generate_state(2)
+        # 2: not training's, see train
+        torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
         torch.manual_seed(torch_seed)
-        batches = trial(policy, params, env, batch, 3, int(env_seed), policy.args)
+        batches = trial(policy, params, env, batch, 3, env_seed, policy.args)
         env.close()
         returns.append(torch.stack([batch["return"] for batch in batches], dim=1))
     return torch.cat(returns).double().cpu().numpy()
@@ -468,7 +471,7 @@ def read_checkpoint(path, device="cpu"):
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         algorithm = saved["algorithm"]
-        unknown = set(saved["args"]) - set(vars(Args()))  # arguments of another version
+        unknown = saved["args"].keys() - vars(Args())  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
         raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
     if algorithm != ALGORITHM or unknown:
@@ -483,17 +486,19 @@ def load(checkpoint, device="cpu"):
     env = envs.make(args.env_id, 1, **args.env_kwargs)
     policy = Policy(env, args)
     env.close()
-    return policy, saved["agent"], args
+    params = saved["agent"]
+    policy.moments = params.pop("moments", policy.moments).cpu()  # old checkpoints have none
+    return policy, params, args
 
 
 def train(args):
     """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
-    rank = int(os.environ.get("RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.getenv("RANK", 0))
+    world_size = int(os.getenv("WORLD_SIZE", 1))
     check_arguments(args)
     device = "cpu"
     if torch.cuda.is_available() and args.cuda:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = f"cuda:{os.getenv('LOCAL_RANK', 0)}"
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     if args.meta_batch_size < world_size:
@@ -509,14 +514,14 @@ def train(args):
     run_dir = Path(run_name.replace(":", "_"))
     if args.resume:
         saved = read_checkpoint(args.resume, device)
-        for name in ("env_id", "env_kwargs", "hidden_size", "action_scale"):
-            if getattr(args, name) != saved["args"][name]:
-                raise UsageError(
-                    f"{name} must stay {saved['args'][name]}, as {args.resume} has it."
-                )
+        for name in ("env_id", "env_kwargs", "hidden_size", "action_scale", "norm_obs"):
+            before = saved["args"].get(name, False)  # older runs have no norm_obs
+            if getattr(args, name) != before:
+                raise UsageError(f"{name} must stay {before}, as {args.resume} has it.")
         if "iteration" not in saved:
             raise UsageError(f"{args.resume} is an agent alone: resume a checkpoint.pt.")
         params = saved["agent"]
+        policy.moments = params.pop("moments", policy.moments).cpu()
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
@@ -526,7 +531,10 @@ def train(args):
     checkpoint_path = run_dir / "checkpoint.pt"
 
     if args.track and rank == 0:
-        import wandb
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise UsageError("--track needs a package: pip install wandb.") from None
 
         wandb.init(
             project=args.wandb_project_name,
@@ -544,16 +552,17 @@ def train(args):
         contents = {
             "algorithm": ALGORITHM,
             "args": vars(args),
-            "agent": params,
+            "agent": {**params, "moments": policy.moments},
             "iteration": iteration,
             "global_step": global_step,
             "wall_seconds": time.time() - start_time,
         }
         temporary = run_dir / "checkpoint.tmp"
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
+            os.makedirs(run_dir, exist_ok=True)
             torch.save(contents, temporary)
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
+            (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
         except (OSError, RuntimeError) as error:
             raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
 
@@ -565,28 +574,27 @@ def train(args):
             torch_seed, task_seed, env_seed = seeds.generate_state(3)
             torch.manual_seed(torch_seed)
             tasks = env.sample_tasks(num_tasks, task_seed)
-            batches = trial(policy, params, env, tasks, args.num_inner_steps, int(env_seed), args)
-            candidate, logs = update(policy, params, batches, args)
+            batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
+            params, logs = update(policy, params, batches, args)
             if not isfinite(sum(logs.values())):
                 raise UsageError(f"Not finite: {logs}. Lower --inner-lr.")
-            params = candidate
             iteration += 1
             steps = sum(batch["valid"].sum() for batch in batches)
             global_step += round(average(steps).item() * world_size)
+            # Moments change between iterations only: all steps of a trial are seen alike.
+            if args.norm_obs and isinstance(policy.observation_space, Box):
+                policy.update_moments(batches[-1], 1 / iteration)
             if rank > 0:  # one process writes
                 continue
 
-            if writer is None:  # only now: a run that fails at once leaves no folder
+            if not writer:  # only now: a run that fails at once leaves no folder
                 save_checkpoint()
-                (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]
             for i, mean_return in enumerate(returns):
                 logs[f"charts/return_after_{i}_steps"] = mean_return
-            if "log_std" in params:
-                logs["charts/action_std"] = params["log_std"].exp().mean().item()
-            logs["charts/episode_length"] = batches[-1]["valid"].sum(2).double().mean().item()
+            logs["charts/episode_length"] = batches[-1]["valid"].sum(2).double().mean()
             logs["charts/SPS"] = global_step / (time.time() - start_time)
             for name, number in logs.items():
                 writer.add_scalar(name, number, global_step)
@@ -598,51 +606,53 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
+        if rank > 0:
+            return
+        save_checkpoint()
+        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
+        few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
+        env.close()
+
+        wall_seconds = time.time() - start_time
+        print(
+            f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
+            f"benchmark/pictures.py {checkpoint_path}\n"
+            f"In {args.eval_trials} {'' if few else 'new '}tasks:"
+        )
+        returns = evaluate(  # [tasks, 4, episodes]
+            policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
+        )
+        by_episode = returns.reshape(args.eval_trials, -1)
+        totals = by_episode.sum(1)
+        samples = {
+            "return_mean": totals,
+            "return_by_episode": by_episode,
+            "return_by_gradient_step": returns.mean(2),  # before and after 1, 2, 3 gradient steps
+        }
+        result = {
+            **vars(args),
+            "algorithm": ALGORITHM,
+            "global_step": global_step,
+            "wall_seconds": wall_seconds,
+            "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
+        }
+        for name, x in samples.items():
+            mean = x.mean(0)
+            stderr = x.std(0, ddof=1) / len(x) ** 0.5
+            result[name] = mean.tolist()
+            result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
+        (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
+        for i, mean in enumerate(result["return_by_gradient_step"]):
+            stderr = result["return_by_gradient_step_stderr"][i]
+            print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
+        return result
     except BaseException as error:
-        error.add_note(f"Stopped in iteration {iteration + 1}.")
+        if isinstance(error.__context__, KeyboardInterrupt):  # a wait that was stopped may fail
+            error = error.__context__
+        error.add_note(f"Stopped. Iterations done: {iteration}.")
         if checkpoint_path.exists():
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
-        raise
-    if rank > 0:
-        return
-    save_checkpoint()
-    tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-    few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
-    env.close()
-
-    wall_seconds = time.time() - start_time
-    print(
-        f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
-        f"benchmark/pictures.py {checkpoint_path}\n"
-        f"In {args.eval_trials} {'' if few else 'new '}tasks:"
-    )
-    returns = evaluate(  # [tasks, 4, episodes]
-        policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
-    )
-    by_episode = returns.reshape(args.eval_trials, -1)
-    totals = by_episode.sum(1)
-    samples = {
-        "return_mean": totals,
-        "return_by_episode": by_episode,
-        "return_by_gradient_step": returns.mean(2),  # before and after 1, 2, 3 gradient steps
-    }
-    result = {
-        **vars(args),
-        "algorithm": ALGORITHM,
-        "global_step": global_step,
-        "wall_seconds": wall_seconds,
-        "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
-    }
-    for name, x in samples.items():
-        mean = x.mean(0)
-        stderr = x.std(0, ddof=1) / len(x) ** 0.5
-        result[name] = mean.tolist()
-        result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
-    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    for i, mean in enumerate(result["return_by_gradient_step"]):
-        stderr = result["return_by_gradient_step_stderr"][i]
-        print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
-    return result
+        raise error
 
 
 if __name__ == "__main__":
@@ -651,7 +661,7 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        if str(sys.argv).count("kwargs") > 1:
+        if sum(word.startswith(("--env-kwargs", "--env_kwargs")) for word in sys.argv) > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
@@ -661,7 +671,7 @@ if __name__ == "__main__":
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs
         train(args)
-    except (UsageError, ModuleNotFoundError, KeyboardInterrupt) as error:
+    except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on
         sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
     finally:

@@ -166,10 +166,9 @@ def check_arguments(args):
 
 def average(x):
     """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
-    if not dist.is_initialized():
-        return x
-    x = x / dist.get_world_size()
-    dist.all_reduce(x)  # the sum over processes, in place
+    if dist.is_initialized():
+        x = x / dist.get_world_size()
+        dist.all_reduce(x)  # the sum over processes, in place
     return x
 
 
@@ -452,9 +451,8 @@ def update(agent, optimizer, data, args, ent_coef):
             optimizer.zero_grad()
             loss.backward()
             # Each process has trials of its own: by the mean gradient all take the same step.
-            gradients = [parameter.grad for parameter in agent.parameters()]
-            mean = average(nn.utils.parameters_to_vector(gradients))
-            nn.utils.vector_to_parameters(mean, gradients)  # writes each part of it back
+            for parameter in agent.parameters():
+                parameter.grad = average(parameter.grad)
             logs["losses/gradient_norm"] = nn.utils.clip_grad_norm_(
                 agent.parameters(), args.max_grad_norm
             )
@@ -479,8 +477,8 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
         env = envs.make(env_id, len(batch), **env_kwargs)
-        seeds = np.random.SeedSequence([2, seed, start])  # 2: not training's, see train
-        torch_seed, env_seed = seeds.generate_state(2)
+        # 2: not training's, see train
+        torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
         torch.manual_seed(torch_seed)
         data = rollout(agent, env, batch, episodes_per_trial, env_seed)
         env.close()
@@ -499,7 +497,7 @@ def read_checkpoint(path, device="cpu"):
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         algorithm = saved["algorithm"]
-        unknown = set(saved["args"]) - set(vars(Args()))  # arguments of another version
+        unknown = saved["args"].keys() - vars(Args())  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
         raise UsageError(f"{path} is no readable checkpoint: {type(error).__name__}.") from None
     if algorithm != ALGORITHM or unknown:
@@ -524,7 +522,7 @@ def schedule(args, global_step):
     Learning rate, entropy coefficient, discount, episodes per trial and number of trials.
     """
     progress = global_step / args.total_timesteps  # from 0 to 1
-    annealing = 1 - progress if args.anneal_lr else 1.0
+    annealing = 1 - progress * args.anneal_lr  # without it 1
     ramp = min(1.0, progress / args.ramp_fraction)
     gamma = args.gamma
     if args.gamma_start is not None:
@@ -540,12 +538,12 @@ def schedule(args, global_step):
 
 def train(args):
     """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
-    rank = int(os.environ.get("RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.getenv("RANK", 0))
+    world_size = int(os.getenv("WORLD_SIZE", 1))
     check_arguments(args)
     device = "cpu"
     if torch.cuda.is_available() and args.cuda:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = f"cuda:{os.getenv('LOCAL_RANK', 0)}"
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     env = envs.make(args.env_id, 1, **args.env_kwargs)  # for its spaces, of one task
@@ -567,10 +565,13 @@ def train(args):
                 raise UsageError(
                     f"{name} must stay {saved['args'][name]}, as {args.resume} has it."
                 )
-        if "optimizer" not in saved:
-            raise UsageError(f"{args.resume} is an agent alone: resume a checkpoint.pt.")
-        agent.load_state_dict(saved["agent"])
-        optimizer.load_state_dict(saved["optimizer"])
+        try:
+            agent.load_state_dict(saved["agent"])
+            optimizer.load_state_dict(saved["optimizer"])
+        except Exception:  # of any kind: what is wrong is the file
+            raise UsageError(
+                f"{args.resume} is an agent alone, or its environment or horizon was another one."
+            ) from None
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
@@ -580,7 +581,10 @@ def train(args):
     checkpoint_path = run_dir / "checkpoint.pt"
 
     if args.track and rank == 0:
-        import wandb
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise UsageError("--track needs a package: pip install wandb.") from None
 
         wandb.init(
             project=args.wandb_project_name,
@@ -606,9 +610,10 @@ def train(args):
         }
         temporary = run_dir / "checkpoint.tmp"
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
+            os.makedirs(run_dir, exist_ok=True)
             torch.save(contents, temporary)
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
+            (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
         except (OSError, RuntimeError) as error:
             raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
 
@@ -655,18 +660,16 @@ def train(args):
             if rank > 0:  # one process writes
                 continue
 
-            if writer is None:  # only now: a run that fails at once leaves no folder
+            if not writer:  # only now: a run that fails at once leaves no folder
                 save_checkpoint()
-                (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
-            # the part of the returns' variance that the values leave: advantage = returns - value
-            unexplained = advantage[valid].var() / returns[valid].var()
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
             for i, episode_return in enumerate(episode_returns, 1):
                 logs[f"charts/return_episode_{i}"] = episode_return
             logs |= {
-                "losses/explained_variance": 1 - unexplained,
+                # of the returns' variance, the part that the values leave is that of advantages
+                "losses/explained_variance": 1 - advantage[valid].var() / returns[valid].var(),
                 "charts/trial_return": episode_returns.sum(),
                 "charts/learning_rate": learning_rate,
                 "charts/gamma": gamma,
@@ -683,46 +686,54 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
+        if rank > 0:
+            return
+        save_checkpoint()
+        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
+        few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
+        env.close()
+
+        wall_seconds = time.time() - start_time
+        print(
+            f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
+            f"benchmark/pictures.py {checkpoint_path}\n"
+            f"In {args.eval_trials} {'' if few else 'new '}tasks:"
+        )
+        returns, regrets = evaluate(
+            agent,
+            args.env_id,
+            args.env_kwargs,
+            tasks,
+            args.episodes_per_trial,
+            args.eval_seed,
+            True,
+        )
+        totals = returns.sum(1)  # of each trial
+        samples = {"return_mean": totals, "return_by_episode": returns}
+        if regrets is not None:
+            samples["regret_mean"] = regrets.sum(1)
+        result = {
+            **vars(args),
+            "algorithm": ALGORITHM,
+            "global_step": global_step,
+            "wall_seconds": wall_seconds,
+            "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
+        }
+        for name, x in samples.items():
+            mean = x.mean(0)
+            stderr = x.std(0, ddof=1) / len(x) ** 0.5
+            result[name] = mean.tolist()
+            result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
+            print(f"  {name:20}{np.round(mean, 3)} +- {np.round(stderr, 3)}")
+        (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
+        return result
     except BaseException as error:
-        error.add_note(f"Stopped in iteration {iteration + 1}.")
+        if isinstance(error.__context__, KeyboardInterrupt):  # a wait that was stopped may fail
+            error = error.__context__
+        error.add_note(f"Stopped. Iterations done: {iteration}.")
         if checkpoint_path.exists():
             error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
-        raise
-    if rank > 0:
-        return
-    save_checkpoint()
-    tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-    few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
-    env.close()
-
-    wall_seconds = time.time() - start_time
-    print(
-        f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
-        f"benchmark/pictures.py {checkpoint_path}\n"
-        f"In {args.eval_trials} {'' if few else 'new '}tasks:"
-    )
-    returns, regrets = evaluate(
-        agent, args.env_id, args.env_kwargs, tasks, args.episodes_per_trial, args.eval_seed, True
-    )
-    totals = returns.sum(1)  # of each trial
-    samples = {"return_mean": totals, "return_by_episode": returns}
-    if regrets is not None:
-        samples["regret_mean"] = regrets.sum(1)
-    result = {
-        **vars(args),
-        "algorithm": ALGORITHM,
-        "global_step": global_step,
-        "wall_seconds": wall_seconds,
-        "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
-    }
-    for name, x in samples.items():
-        mean = x.mean(0)
-        stderr = x.std(0, ddof=1) / len(x) ** 0.5
-        result[name] = mean.tolist()
-        result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
-        print(f"  {name:20}{np.round(mean, 3)} +- {np.round(stderr, 3)}")
-    (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-    return result
+        raise error
 
 
 if __name__ == "__main__":
@@ -731,7 +742,7 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        if str(sys.argv).count("kwargs") > 1:
+        if sum(word.startswith(("--env-kwargs", "--env_kwargs")) for word in sys.argv) > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
@@ -741,7 +752,7 @@ if __name__ == "__main__":
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs
         train(args)
-    except (UsageError, ModuleNotFoundError, KeyboardInterrupt) as error:
+    except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on
         sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
     finally:

@@ -262,6 +262,26 @@ class Raises(Good):
         raise KeyError("wheels")
 
 
+class ImportsInStep(Good):
+    def step(self, action):
+        import package_that_nobody_has
+
+
+class ImportsInReset(Good):
+    def reset(self, *, seed=None, options=None):
+        import package_that_nobody_has
+
+
+class ImportsInConstructor(Good):
+    def __init__(self):
+        import package_that_nobody_has
+
+
+class ImportsInVectorConstructor(envs.Bandit):
+    def __init__(self, num_envs):
+        import package_that_nobody_has
+
+
 class NaNReward(Good):
     def step(self, action):
         return np.zeros(2, np.float32), np.nan, False, False, {}
@@ -281,16 +301,19 @@ class WrongVector(envs.Navigation2D):
         return np.zeros((self.num_envs, 3))
 
 
-for kind in (Good, Raises, NaNReward, NoTasks, DictObservation):
+IMPORTS = (ImportsInStep, ImportsInReset, ImportsInConstructor)
+for kind in (Good, Raises, NaNReward, NoTasks, DictObservation, *IMPORTS):
     gym.register(
         f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=5, disable_env_checker=True
     )
 gym.register("NoLimit-v0", entry_point=Good)
+gym.register("ImportsInVectorConstructor-v0", vector_entry_point=ImportsInVectorConstructor)
 gym.register("WrongVector-v0", vector_entry_point=WrongVector)
 """
 ALL = [
     ("--env-id Bandid-v0", "Cannot make 'Bandid-v0' with {}: Environment `Bandid` doesn't exist"),
     ("--env-id nowhere.module:Task-v0", "No module named 'nowhere'"),
+    ("--env-id own.module:Good-v0", "No module named 'own.module'"),
     ("--env-id own:NoTasks-v0", "needs a max_episode_steps, and sample_task(rng) or"),
     ("--env-id own:NoLimit-v0", "needs a max_episode_steps"),
     ("--env-id own:DictObservation-v0 --env-kwargs levels True", "use Discrete, numbered from 0"),
@@ -417,9 +440,37 @@ def test_a_fault_in_a_users_environment_keeps_its_traceback(mode, in_tmp, monkey
         finally:
             sys.modules.pop("own", None)
         stderr = "".join(traceback.format_exception(error.value))
-    for words in ("Traceback", 'own.py", line', "in step", "wheels", "Stopped in iteration 1."):
+    for words in (
+        "Traceback",
+        'own.py", line',
+        "in step",
+        "wheels",
+        "Stopped. Iterations done: 0.",
+    ):
         assert words in stderr
     assert re.search(r"In sub-environment \d+, whose task is 0\.", stderr)
+    assert not (in_tmp / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["ImportsInStep", "ImportsInReset", "ImportsInConstructor", "ImportsInVectorConstructor", ""],
+)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_package_that_a_users_code_misses_keeps_its_traceback(script, place, in_tmp, monkeypatch):
+    """Without a place it is missing at the top of the user's module, whose name begins alike."""
+    (in_tmp / "own.py").write_text(OWN)
+    (in_tmp / "package_that_nobody_has_2.py").write_text("import package_that_nobody_has")
+    env_id = f"own:{place}-v0" if place else "package_that_nobody_has_2:Good-v0"
+    tiny = TINY[script].replace("--env-kwargs horizon 9", "")
+    try:
+        with pytest.raises(ModuleNotFoundError, match="package_that_nobody_has") as error:
+            run_here(script, f"{tiny} --env-id {env_id}", monkeypatch)
+    finally:
+        sys.modules.pop("own", None)
+    line = error.traceback[-1] if place else error.traceback[-2]
+    assert Path(error.traceback[-1].path).parent == in_tmp, line
+    assert error.value.__notes__
     assert not (in_tmp / "runs").exists()
 
 

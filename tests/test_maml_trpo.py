@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector.utils import batch_space
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
@@ -80,6 +80,37 @@ class NoisyStart(gym.Env):
         return self.place, -float(abs(self.place[0] - self.goal)), False, False, {}
 
 
+class Lights(envs.TaskVectorEnv):
+    """One of two lights is on, and its action pays 1; they are seen as 1800 + one-hot."""
+
+    def __init__(self, num_envs=1):
+        space = Box(-np.inf, np.inf, (2,), np.float64)
+        super().__init__(num_envs, 5, space, Discrete(2))
+
+    def _draw(self, num_tasks, rng):
+        return rng.random(num_tasks)
+
+    def _start(self, mask):
+        self.light = self.np_random.integers(2, size=self.num_envs)
+
+    def _observe(self):
+        return 1800 + np.eye(2)[self.light]
+
+    def _advance(self, actions):
+        reward = (actions == self.light).astype(np.float64)
+        self.light = self.np_random.integers(2, size=self.num_envs)
+        return reward, np.zeros(self.num_envs, dtype=bool), {}
+
+
+class Clock(Lights):
+    """What is seen is the time in seconds, and something that never changes."""
+
+    def _observe(self):
+        return np.stack([1.7e9 + self._steps, np.full(self.num_envs, 3.0)], axis=1)
+
+
+gym.register("Lights-v0", vector_entry_point=Lights)
+gym.register("Clock-v0", vector_entry_point=Clock)
 gym.register("EarlyEnds-v0", vector_entry_point=EarlyEnds)
 gym.register("PaysTheTask-v0", vector_entry_point=PaysTheTask)
 gym.register("OddRanges-v0", vector_entry_point=OddRanges)
@@ -626,7 +657,7 @@ def hand_distribution(params, batches, i, args):
 @pytest.mark.parametrize("env_id", KINDS)
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
 def test_update_improves_the_surrogate_within_the_trust_region(env_id, num_inner_steps):
-    """Surrogate and KL are computed again task by task; 23 tasks make three chunks."""
+    """Surrogate and KL are computed again task by task."""
     kwargs = {"num_tasks": 23, "num_inner_steps": num_inner_steps, "episodes": 3}
     policy, params, batches, args = make(env_id, **kwargs)
     new, logs = maml_trpo.update(policy, params, batches, args)
@@ -636,7 +667,6 @@ def test_update_improves_the_surrogate_within_the_trust_region(env_id, num_inner
     assert logs["losses/improvement"] > 0
     assert abs(before - logs["losses/surrogate"]) < 1e-9
     assert abs(after - before - logs["losses/improvement"]) < 1e-9
-    # chunk by chunk as in one piece
     gradient = meta_gradient(policy, params, batches, args)
     assert abs(gradient.norm().item() - logs["losses/gradient_norm"]) < 1e-9
     total = 0.0
@@ -895,7 +925,7 @@ def test_a_fault_in_a_users_environment_keeps_its_type_and_gets_notes(in_tmp, mo
     goal = str(caught.value).removeprefix("the goal is ")
     assert caught.value.__notes__ == [
         f"In sub-environment 7, whose task is {goal}.",
-        "Stopped in iteration 2.",
+        "Stopped. Iterations done: 1.",
         f"To go on: python maml_trpo.py --resume {only('*/checkpoint.pt')}",
     ]
 
@@ -905,7 +935,7 @@ def test_a_fault_in_the_first_iteration_leaves_no_folder(in_tmp, monkeypatch):
     monkeypatch.setattr(NoisyStart, "faulty_step", 5)
     with pytest.raises(ArithmeticError) as caught:
         maml_trpo.train(tiny(env_id="NoisyStart-v0", env_kwargs={}))
-    assert caught.value.__notes__[1:] == ["Stopped in iteration 1."]
+    assert caught.value.__notes__[1:] == ["Stopped. Iterations done: 0."]
     assert list(in_tmp.iterdir()) == []
 
 
@@ -913,7 +943,7 @@ def test_parameters_that_adaptation_blows_up_are_told_about(in_tmp):
     args = tiny(env_id="TabularMDP-v0", inner_lr=1e38)
     with pytest.raises(envs.UsageError, match="policy is not finite: lower --inner-lr") as caught:
         maml_trpo.train(args)
-    assert caught.value.__notes__ == ["Stopped in iteration 1."]
+    assert caught.value.__notes__ == ["Stopped. Iterations done: 0."]
 
 
 def stop_in_iteration(monkeypatch, number):
@@ -936,6 +966,8 @@ def stop_in_iteration(monkeypatch, number):
         {},
         {"num_inner_steps": 2, "first_order": True},
         {"env_id": "HalfCheetahVel-v0"},
+        {"norm_obs": True},
+        {"env_id": "Clock-v0", "env_kwargs": {}, "norm_obs": True},
     ],
 )
 def test_stopped_and_resumed_equals_never_stopped(in_tmp, monkeypatch, kwargs):
@@ -950,7 +982,7 @@ def test_stopped_and_resumed_equals_never_stopped(in_tmp, monkeypatch, kwargs):
             maml_trpo.train(cut)
     checkpoint = only("*__cut__*/checkpoint.pt")
     assert caught.value.__notes__ == [
-        "Stopped in iteration 3.",
+        "Stopped. Iterations done: 2.",
         f"To go on: python maml_trpo.py --resume {checkpoint}",
     ]
     assert torch.load(checkpoint, weights_only=True)["iteration"] == 2
@@ -1002,7 +1034,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_the_checkpoint_is_whole(
         maml_trpo.train(tiny(checkpoint_seconds=1e-9))
     checkpoint = only("*/checkpoint.pt")
     assert caught.value.__notes__ == [
-        "Stopped in iteration 3.",
+        "Stopped. Iterations done: 2.",
         f"To go on: python maml_trpo.py --resume {checkpoint}",
     ]
     saved = torch.load(checkpoint, weights_only=True)
@@ -1025,3 +1057,105 @@ def test_it_learns_to_adapt(in_tmp):
     untrained_returns = maml_trpo.evaluate(policy, params, args.env_id, {}, tasks, 5)
     assert before > untrained_returns[:, 0].mean()
     assert after > untrained_returns[:, 1].mean() / 2
+
+
+# -------------------------------------------------------------- normalised observations
+
+
+def test_moments_are_means_over_the_iterations():
+    """Against numpy, after each of three trials in which episodes end early."""
+    env, policy, params = untrained("EarlyEnds-v0", 6, norm_obs=True)
+    means = []
+    variances = []
+    for seed in range(3):
+        tasks = env.sample_tasks(2, seed)
+        batch = maml_trpo.trial(policy, params, env, tasks, 1, seed, policy.args)[-1]
+        assert not batch["valid"].all()
+        rows = []
+        for i in range(2):
+            for k in range(3):
+                length = int(batch["valid"][i, k].sum())
+                rows.append(batch["raw_obs"][i, k, :length].double().numpy())
+        rows = np.concatenate(rows)
+        means.append(rows.mean(0))
+        variances.append(rows.var(0))
+        policy.update_moments(batch, 1 / (seed + 1))
+        mean, variance = policy.moments.numpy()
+        np.testing.assert_allclose(mean, np.mean(means, axis=0), rtol=1e-10)
+        np.testing.assert_allclose(variance, np.mean(variances, axis=0), rtol=1e-10)
+        expected = ((rows - mean) / np.sqrt(variance)).clip(-10, 10)
+        np.testing.assert_allclose(policy.encode(rows), expected, atol=1e-5)
+    far = policy.encode(np.array([[1e6, -1e6]]))
+    assert far.tolist() == [[10, -10]]
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_small_differences_of_a_large_number_are_seen(in_tmp, iterations):
+    """The moments are exact from the first batch on, and `load` gives them."""
+    args = tiny(env_id="Clock-v0", env_kwargs={}, norm_obs=True, num_iterations=iterations)
+    maml_trpo.train(args)
+    policy, params, _ = maml_trpo.load(only("*/checkpoint.pt"))
+    assert params.keys() == policy.initial_params().keys()
+    obs = np.stack([1.7e9 + np.arange(5), np.full(5, 3.0)], axis=1)
+    seen = policy.encode(obs)
+    expected = (np.arange(5) - 2) / np.arange(5).std()
+    np.testing.assert_allclose(seen[:, 0], expected, atol=1e-5)
+    assert (seen[:, 1] == 0).all()
+
+
+def test_a_trial_sees_one_normalisation_and_the_next_iteration_another(in_tmp, monkeypatch):
+    calls = spy_on(monkeypatch, "rollout")
+    maml_trpo.train(tiny(env_id="Lights-v0", env_kwargs={}, norm_obs=True, num_iterations=2))
+    batches = [batch for _, batch in calls[:4]]
+    assert (batches[0]["obs"] == 10).all()
+    assert (batches[1]["obs"] == 10).all()
+    raw = batches[1]["raw_obs"].flatten(0, 2)  # of the adapted policies
+    for batch in batches[2:]:
+        expected = (batch["raw_obs"] - raw.mean(0)) / raw.std(0, correction=0)
+        torch.testing.assert_close(batch["obs"], expected.float())
+
+
+def test_it_learns_from_observations_far_from_0_only_if_they_are_normalised(in_tmp):
+    """Chance is 2.5, all right is 5."""
+    args = Args(
+        env_id="Lights-v0",
+        num_iterations=15,
+        meta_batch_size=4,
+        hidden_size=16,
+        max_kl=0.05,
+        eval_trials=5,
+        cuda=False,
+    )
+    plain = maml_trpo.train(args)["return_by_gradient_step"]
+    assert max(plain) < 3
+    normalised = maml_trpo.train(replace(args, norm_obs=True))["return_by_gradient_step"]
+    assert normalised[1] > 4
+
+
+def test_norm_obs_has_to_stay_as_it_is(in_tmp):
+    args = tiny(num_iterations=1)
+    maml_trpo.train(args)
+    resume = str(only("*/checkpoint.pt"))
+    with pytest.raises(envs.UsageError, match="norm_obs must stay False"):
+        maml_trpo.train(replace(args, resume=resume, norm_obs=True))
+
+
+def test_discrete_observations_are_one_hot_with_norm_obs_too(in_tmp):
+    kwargs = {"env_id": "TabularMDP-v0", "num_iterations": 2}
+    plain = maml_trpo.train(tiny(**kwargs))
+    normalised = maml_trpo.train(tiny(**kwargs, norm_obs=True))
+    assert plain["return_by_episode"] == normalised["return_by_episode"]
+
+
+def test_a_checkpoint_from_before_norm_obs_is_loaded_and_resumed(in_tmp):
+    args = tiny(num_iterations=1)
+    maml_trpo.train(args)
+    path = only("*/checkpoint.pt")
+    saved = torch.load(path, weights_only=True)
+    del saved["args"]["norm_obs"]
+    del saved["agent"]["moments"]
+    torch.save(saved, path)
+    _, params, _ = maml_trpo.load(path)
+    assert params.keys() == saved["agent"].keys()
+    result = maml_trpo.train(replace(args, resume=str(path), num_iterations=2))
+    assert result["global_step"] == 2 * 2 * 3 * 4 * 6

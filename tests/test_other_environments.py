@@ -197,6 +197,60 @@ def test_any_finite_range_learns_as_minus_one_to_one_does(module, register):
             np.testing.assert_allclose(result[name], numbers, rtol=1e-3, err_msg=str(kwargs))
 
 
+class Played(Aim):
+    """Keeps the actions that it gets."""
+
+    given = []
+
+    def pay(self, action):
+        self.given.append(action)
+        return 0.0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "dtype, bound", [("float32", 3.4e38), ("float64", 1e39), ("float64", 1e300)]
+)
+def test_actions_beyond_a_very_large_range_are_clipped_without_a_warning(
+    dtype, bound, register, monkeypatch
+):
+    register(Played)
+    monkeypatch.setattr(Played, "given", [])
+    env = envs.make("Own-v0", 4, low=[-bound], high=[bound], dtype=dtype)
+    env.reset(seed=0)
+    env.step(np.array([[-7], [0], [0.5], [7]], np.float32))
+    given = np.array(Played.given)
+    assert given.dtype == dtype
+    np.testing.assert_allclose(given[:, 0] / bound, [-1, 0, 0.5, 1], rtol=1e-6)
+
+
+def test_a_box_of_more_than_64_bits_is_refused_as_actions(register):
+    """torch has no such numbers."""
+    register(Aim)
+    kwargs = {"low": [0], "high": [1], "dtype": "longdouble"}
+    refused(lambda: envs.make("Own-v0", 2, **kwargs), r"Own-v0.*Box.*float128.*64 bits")
+
+
+class Precise(Base):
+    """Sees numbers of a type."""
+
+    def __init__(self, dtype):
+        self.observation_space = Box(-1, 1, (2,), dtype)
+
+    def look(self):
+        return np.full(2, 0.5, self.observation_space.dtype)
+
+
+@every_script
+def test_floats_of_at_most_64_bits_are_seen(module, register):
+    register(Precise)
+    kwargs = {"dtype": "longdouble"}
+    refused(lambda: envs.make("Own-v0", 2, **kwargs), "Own-v0.*Box.*float128.*64 bits")
+    for dtype in ("float16", "float32", "float64"):
+        tasks = envs.make("Own-v0", dtype=dtype).sample_tasks(2, 0)
+        assert (evaluate(module, tasks, dtype=dtype) == 0).all()
+
+
 class AimBatch(envs.TaskVectorEnv):
     """A vector environment with a range of actions; keeps what it is given. Observes nothing."""
 
@@ -1044,6 +1098,25 @@ def test_the_other_scripts_refuse_them_too(module, register):
 def test_a_map_that_is_always_the_same_is_no_level(register):
     kwargs = {"levels": True, "map_name": "4x4"}
     refused(lambda: train(rl2_ppo, "FrozenLake-v1", env_kwargs=kwargs), "FrozenLake.*(seed|level)")
+
+
+def test_environments_of_the_check_are_closed(register, monkeypatch):
+    """What stays open is the one that draws tasks, and those that are trained on."""
+    log = []
+
+    class Counted(Level):
+        def __init__(self):
+            log.append("built")
+
+        def close(self):
+            log.append("closed")
+
+    register(Counted)
+    env = envs.make("Own-v0", 3, levels=True)
+    assert log.count("built") - log.count("closed") == 1 + 3
+    assert log.count("built") >= 1 + 3 + 11
+    env.close()
+    assert log.count("built") - log.count("closed") <= 1
 
 
 @every_script

@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from queue import Queue
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -232,13 +234,28 @@ class VectorScaled(Forwarding, vector_wrappers.TransformReward):
     pass
 
 
+class RewardsOfMine(NormalizeReward):
+    """A user's class made of gymnasium's."""
+
+
+class ObservationsOfMine(NormalizeObservation):
+    pass
+
+
+class VectorRewardsOfMine(vector_wrappers.NormalizeReward):
+    pass
+
+
 SINGLE = {
+    "RewardSubclass": lambda: RewardsOfMine(Base()),
+    "ObservationSubclass": lambda: Outer(ObservationsOfMine(Outer(Base()))),
     "Reward": lambda: NormalizeReward(Base()),
     "Observation": lambda: NormalizeObservation(Base()),
     "Below": lambda: Outer(Outer(NormalizeReward(Outer(Base())))),
     "Both": lambda: NormalizeReward(NormalizeObservation(Base())),
 }
 VECTOR = {
+    "VectorSubclass": lambda num_envs: VectorRewardsOfMine(Lights(num_envs)),
     "VectorPlain": lambda num_envs: vector_wrappers.NormalizeReward(Lights(num_envs)),
     "VectorBelow": lambda num_envs: VectorScaled(
         vector_wrappers.NormalizeReward(Lights(num_envs)), lambda reward: 2 * reward
@@ -433,6 +450,53 @@ def test_an_unfinished_run_goes_on_in_its_folder(script, in_folder, monkeypatch)
     assert again["return_by_episode"] == json.loads(result)["return_by_episode"]
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_finished_run_with_nothing_left_to_do_is_evaluated_in_a_whole_folder(script, in_folder):
+    args = args_of(script, env_id="OtherBase-v0", **length(script, 1))
+    MODULES[script].train(args)
+    (finished,) = in_folder.glob("runs/*")
+    before = contents(finished)
+    args.resume = str(finished / "checkpoint.pt")
+    MODULES[script].train(args)
+    assert contents(finished) == before
+    (other,) = set(in_folder.glob("runs/*")) - {finished}
+    assert set(contents(other)) == {"args.json", "checkpoint.pt", "eval.json"}
+    assert json.loads((other / "args.json").read_text())["resume"] == args.resume
+
+
+class Sized(Base):
+    """A test changes how many numbers are seen."""
+
+    def look(self):
+        return np.ones(self.observation_space.shape)
+
+
+def register_sized(numbers, steps):
+    Sized.observation_space = Box(-np.inf, np.inf, (numbers,), np.float64)
+    gym.registry.pop("Sized-v0", None)
+    gym.register("Sized-v0", entry_point=Sized, max_episode_steps=steps, disable_env_checker=True)
+
+
+@pytest.mark.parametrize(
+    "script, numbers, steps",
+    [("snail_ppo", 2, 40), ("snail_ppo", 3, 10), ("rl2_ppo", 3, 10)],
+)
+def test_an_environment_that_became_another_one_is_a_sentence(script, numbers, steps, in_folder):
+    """Trials have another length (of SNAIL, that is another network), or observations."""
+    register_sized(2, 10)
+    args = args_of(script, env_id="Sized-v0", **length(script, 1))
+    MODULES[script].train(args)
+    (finished,) = in_folder.glob("runs/*")
+    before = contents(finished)
+    register_sized(numbers, steps)
+    args.resume = str(finished / "checkpoint.pt")
+    with pytest.raises(UsageError, match="checkpoint.pt .*environment or horizon") as caught:
+        MODULES[script].train(args)
+    assert "\n" not in str(caught.value)
+    assert list(in_folder.glob("runs/*")) == [finished]
+    assert contents(finished) == before
+
+
 # ----------------------------------------------------------------------------- 14. the command line
 
 
@@ -486,6 +550,23 @@ def test_env_kwargs_twice_are_merged_or_refused(script, arguments, in_folder, mo
     assert re.search("env.kwargs", words)
     assert "Traceback" not in words
     assert not list(in_folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--env-kwargs horizon 5 --exp-name kwargs",
+        "--exp-name my-env_kwargs --env_kwargs horizon 5",
+        "--resume runs/kwargs-test/checkpoint.pt --env-kwargs=horizon 5",
+        "--wandb-entity env-kwargs --exp-name kwargs",
+    ],
+)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_flag_alone_is_counted(script, arguments, in_folder, monkeypatch):
+    """What else has its letters is a name or a path. The next mistake is the one reported."""
+    message = run_here(script, f"--gamma 1.1 {arguments}", monkeypatch)
+    expected = "runs/kwargs-test/checkpoint.pt is no" if "--resume" in arguments else "gamma"
+    assert message.startswith(f"error: {expected}")
 
 
 @pytest.mark.parametrize(
@@ -543,7 +624,7 @@ def test_large_whole_numbers_are_taken(in_folder, monkeypatch):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_none_and_other_values_arrive_as_what_they_are(script, in_folder, monkeypatch):
     Talkative.built.clear()
-    kwargs = "colour None level 3 ratio 0.5 dark True word None2 empty None"
+    kwargs = "colour None level 3 ratio 0.5 dark True word None2 empty None many 1e6"
     arguments = f"--env-id Talkative-v0 --env-kwargs {kwargs}"
     tiny = f"{without_env_kwargs(script)} {SHORT[script]} --eval-trials 2"
     assert run_here(script, f"{tiny} {arguments}", monkeypatch) is None
@@ -556,10 +637,11 @@ def test_none_and_other_values_arrive_as_what_they_are(script, in_folder, monkey
     assert run_here(script, resume, monkeypatch) is None
     assert len(Talkative.built) > length_before > 0
     expected = {"colour": None, "level": 3, "ratio": 0.5}
-    expected |= {"dark": True, "word": "None2", "empty": None}
+    expected |= {"dark": True, "word": "None2", "empty": None, "many": 1e6}
     for built in Talkative.built:
         assert {name: built[name] for name in expected} == expected
         assert built["dark"] is True
+        assert type(built["many"]) is float  # as it is written: the environment may tell them apart
 
 
 # ---------------------------------------------------------------------------------- 15. the memory
@@ -756,10 +838,11 @@ class SlowLights(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        time.sleep(float(os.environ["RESET_SECONDS"]))
         return np.ones(1, np.float32), {}
 
     def step(self, action):
-        time.sleep(0.05)  # so that the main process waits for it most of the time
+        time.sleep(float(os.environ["STEP_SECONDS"]))
         return np.ones(1, np.float32), float(action), False, False, {}
 
 
@@ -789,24 +872,29 @@ def has_ended(group):
 
 
 @pytest.mark.parametrize(
-    "script, start_method, number, whom, seconds",
+    "script, start_method, number, whom, slow, seconds",
     [
-        ("maml_trpo", "spawn", signal.SIGINT, "group", 0.5),  # one worker: each imports torch
-        ("maml_trpo", "forkserver", signal.SIGTERM, "group", 0.5),
-        ("maml_trpo", "fork", signal.SIGTERM, "group", 0.5),
-        ("rl2_ppo", "fork", signal.SIGINT, "group", 0.5),
-        ("snail_ppo", "default", signal.SIGTERM, "main process", 0.0),
+        ("maml_trpo", "spawn", signal.SIGINT, "group", "step", 0.5),  # one worker: imports torch
+        ("maml_trpo", "forkserver", signal.SIGTERM, "group", "step", 0.5),
+        ("maml_trpo", "fork", signal.SIGTERM, "group", "step", 0.5),
+        ("rl2_ppo", "fork", signal.SIGINT, "group", "step", 0.5),
+        ("snail_ppo", "default", signal.SIGTERM, "main process", "step", 0.0),
+        ("maml_trpo", "fork", signal.SIGINT, "group", "reset", 0.5),
+        ("rl2_ppo", "fork", signal.SIGTERM, "group", "reset", 0.5),
     ],
 )
 def test_a_stop_is_one_sentence_and_leaves_no_process(
-    script, start_method, number, whom, seconds, tmp_path
+    script, start_method, number, whom, slow, seconds, tmp_path
 ):
+    """The main process waits for what is slow most of the time."""
     (tmp_path / "slow_lights.py").write_text(SLOW_LIGHTS)
     arguments = f"--no-cuda --env-id slow_lights:SlowLights-v0 {SMALLEST[script]}"
     arguments += f" {LENGTH[script]} 100000000 --env-kwargs vectorization_mode async"
     if start_method == "spawn":
         arguments += " --episodes-per-task 1"
     variables = {"START_METHOD": start_method, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    variables |= {"STEP_SECONDS": "0", "RESET_SECONDS": "0"}
+    variables[f"{slow.upper()}_SECONDS"] = "0.05" if slow == "step" else "0.5"
     process = subprocess.Popen(
         command(script, arguments),
         cwd=tmp_path,
@@ -835,7 +923,62 @@ def test_a_stop_is_one_sentence_and_leaves_no_process(
     assert process.returncode not in (0, -signal.SIGINT, -signal.SIGTERM)
     assert "Traceback" not in stderr
     sentences = [line for line in stderr.splitlines() if line.startswith("error:")]
-    assert len(sentences) == 1  # gymnasium may warn of a call that it waited for
+    assert len(sentences) == 1
+    assert "pending call" not in stderr  # gymnasium does not wait for it
     resume = f"python {script}.py --resume {checkpoint.relative_to(tmp_path)}"
     assert stderr.strip().endswith(resume)
     assert torch.load(checkpoint, weights_only=True)["algorithm"] == script  # it is whole
+
+
+# --------------------------------------------------------------------------------- 17. other stops
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_stop_in_the_evaluation_says_how_to_go_on_and_only_that_is_left(
+    script, in_folder, monkeypatch
+):
+    module = MODULES[script]
+    args = args_of(script, env_id="OtherBase-v0", **length(script, 2))
+
+    def stop(*inputs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate", stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            module.train(args)
+    (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
+    assert caught.value.__notes__ == [
+        "Stopped. Iterations done: 2.",
+        f"To go on: python {script}.py --resume {checkpoint}",
+    ]
+    before = torch.load(checkpoint, weights_only=True)
+    assert run_here(script, f"--resume {checkpoint}", monkeypatch) is None
+    after = torch.load(checkpoint, weights_only=True)
+    assert before["iteration"] == after["iteration"] == 2
+    for name, tensor in before["agent"].items():
+        assert torch.equal(tensor, after["agent"][name])
+    assert (checkpoint.parent / "eval.json").exists()
+    assert len(list(in_folder.glob("runs/*"))) == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_stop_while_tensorboard_is_waited_for_is_a_stop(script, in_folder, monkeypatch):
+    """It may come where a lock is not held, and ends in an error of the lock."""
+    release = threading.Condition._release_save
+
+    def stopped(condition):
+        release(condition)
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Condition, "_release_save", stopped)
+        queue = Queue()
+        queue.put(1)
+        with pytest.raises(RuntimeError, match="release unlocked lock"):
+            queue.join()  # what happens to tensorboard's
+        with pytest.raises(KeyboardInterrupt) as caught:
+            MODULES[script].train(args_of(script, env_id="OtherBase-v0", **length(script, 500)))
+    (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
+    assert caught.value.__notes__[-1] == f"To go on: python {script}.py --resume {checkpoint}"

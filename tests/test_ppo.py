@@ -1124,7 +1124,7 @@ def test_an_interrupted_run_resumed_equals_one_never_stopped(module, in_tmp, mon
     monkeypatch.setattr(module, "update", interrupted)
     with pytest.raises(KeyboardInterrupt) as error:
         train_tiny(module, **settings, exp_name="same")
-    assert error.value.__notes__[0] == "Stopped in iteration 3."
+    assert error.value.__notes__[0] == "Stopped. Iterations done: 2."
     (run,) = Path("runs").iterdir()
     assert not (run / "eval.json").exists()
     checkpoint = run / "checkpoint.pt"
@@ -1187,7 +1187,7 @@ def test_a_nonfinite_loss_stops_the_run_and_keeps_the_checkpoint(module, in_tmp,
         train_tiny(module, checkpoint_seconds=0)
     (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
     assert error.value.__notes__ == [
-        "Stopped in iteration 5.",
+        "Stopped. Iterations done: 4.",
         f"To go on: python {module.ALGORITHM}.py --resume {checkpoint}",
     ]
     saved = read(checkpoint)
@@ -1216,7 +1216,7 @@ def test_a_fault_of_a_users_environment_keeps_its_traceback_and_gets_notes(
     task = error.value.args[0].removeprefix("task ")
     notes = [
         f"In sub-environment 2, whose task is {task}.",
-        f"Stopped in iteration {iteration}.",
+        f"Stopped. Iterations done: {iteration - 1}.",
     ]
     if iteration == 1:
         assert not Path("runs").exists()
