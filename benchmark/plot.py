@@ -27,7 +27,7 @@ RESULTS = ROOT / "benchmark" / "results"
 sys.path.insert(0, str(ROOT / "benchmark"))
 
 import baselines  # noqa: E402
-from rows import FAMILIES, ROWS  # noqa: E402
+from rows import FAMILIES, ROWS, SIDE_BY_SIDE  # noqa: E402
 
 
 def read(name):
@@ -484,6 +484,101 @@ def short_table():
     return "\n".join(lines)
 
 
+def side_by_side(stem):
+    """A task's rows: (algorithm, the entry of its row as `published` gives it, its oracle's)."""
+    for script, algorithm in ALGORITHMS.items():
+        name = f"{algorithm.lower().replace('²', '2')}-{stem}"
+        oracle = f"{name}-oracle"
+        if script == "maml_trpo":
+            name = f"{stem}-maml"
+            oracle = f"{stem}-oracle"
+        if name in ROWS:
+            yield algorithm, published_row(name), published_row(oracle) if oracle in ROWS else None
+
+
+def stages(results):
+    """Mean and standard error of the return of each episode, or after 0, 1, ... gradient steps."""
+    entry = "return_by_episode"
+    if next(iter(results.values()))["algorithm"] == "maml_trpo":
+        entry = "return_by_gradient_step"
+    return over_seeds_of(results, entry)
+
+
+def side_by_side_table():
+    """The three algorithms on the same tasks, as a markdown table."""
+    head = ["task", "algorithm", "random", "return", "oracle", "share of the oracle"]
+    lines = table_head([*head, "steps", "minutes"])
+    for title, stem in SIDE_BY_SIDE.items():
+        for algorithm, entry, oracle_entry in side_by_side(stem):
+            if entry is None:
+                cells = [title, algorithm, "–", "not trained yet", "–", "–", "–", "–"]
+                lines.append(table_row(cells))
+                continue
+            _, row, results, _ = entry
+            means, stderrs = stages(results)
+            texts = [
+                f"{mean:.1f} ± {stderr:.1f}" for mean, stderr in zip(means, stderrs, strict=True)
+            ]
+            returns = ", ".join(texts)
+            returns += (
+                " after 0 to 3 gradient steps" if algorithm == "MAML" else " in episodes 1, 2"
+            )
+            oracle = "–"
+            share = "–"
+            if oracle_entry is not None:
+                oracle_means, _ = stages(oracle_entry[2])
+                # MAML's oracle takes no gradient step.
+                best = oracle_means[0] if algorithm == "MAML" else oracle_means[-1]
+                oracle = f"{best:.1f}"
+                shares = (means - row["random"]) / (best - row["random"])
+                share = f"{shares[1]:.2f}"
+            steps = next(iter(results.values()))["global_step"]
+            cells = [title, f"{algorithm}, {count(results)}", f"{row['random']:.1f}", returns]
+            cells += [oracle, share, f"{steps / 1e6:.0f} M", minutes(results)]
+            lines.append(table_row(cells))
+    return "\n".join(lines)
+
+
+def last_stage(row, line):
+    """The return in training, of a curve's line: of the last episode, or after a gradient step."""
+    if row["script"] == "maml_trpo":
+        return line["return_after_1_steps"]
+    return line["last_episode"]
+
+
+def plot_side_by_side():
+    """Learning curves of the three algorithms, over environment steps and over minutes."""
+    trained = {}
+    for title, stem in SIDE_BY_SIDE.items():
+        members = [member for member in side_by_side(stem) if member[1] is not None]
+        if members:
+            trained[title] = members
+    if not trained:
+        return
+    figure, axes = plt.subplots(
+        len(trained), 2, figsize=(10, 2.8 * len(trained)), constrained_layout=True, squeeze=False
+    )
+    colors = {"MAML": "C0", "RL²": "C1", "SNAIL": "C2"}
+    for (title, members), (left, right) in zip(trained.items(), axes, strict=True):
+        for algorithm, (_, row, _, curves), oracle_entry in members:
+            for curve in curves:
+                returns = [last_stage(row, line) for line in curve]
+                steps = [line["global_step"] / 1e6 for line in curve]
+                clock = [line["seconds"] / 60 for line in curve]
+                label = algorithm if curve is curves[0] else None
+                left.plot(steps, returns, colors[algorithm], linewidth=0.9)
+                right.plot(clock, returns, colors[algorithm], linewidth=0.9, label=label)
+            if oracle_entry is not None:
+                means, _ = stages(oracle_entry[2])
+                best = means[0] if algorithm == "MAML" else means[-1]
+                for axis in (left, right):
+                    axis.axhline(best, color=colors[algorithm], linestyle=":", linewidth=0.9)
+        left.set(xlabel="million environment steps", ylabel="return of an episode", title=title)
+        right.set(xlabel="minutes of training", title="dotted: the oracle of the algorithm")
+        right.legend(fontsize=8)
+    save(figure, "side-by-side")
+
+
 def levels():
     """The run of docs/environments.md's example of levels, in words."""
     name = "minigrid-red-ball-2-episodes"
@@ -805,6 +900,7 @@ def tutorial_efficiency():
 def tables():
     """Every table: {(page, marker): markdown}."""
     texts = {("README.md", "results"): short_table()}
+    texts["README.md", "side by side"] = side_by_side_table()
     for algorithm in ("rl2_ppo", "snail_ppo"):
         page = f"docs/{algorithm}.md"
         links = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in published(algorithm)]
@@ -852,6 +948,7 @@ def main():
             plot_ppo(*row)
     for title, members in groups().items():
         plot_maml(title, members)
+    plot_side_by_side()
     for (page, marker), text in tables().items():
         fill(page, marker, text)
 

@@ -31,6 +31,16 @@ FAMILIES = {
     "MiniGrid, red ball, 2 episodes": None,
 }
 
+# What all three algorithms are trained on: {task: how the names of its rows end}. The row of an
+# algorithm that knows the task has "-oracle" behind its name.
+SIDE_BY_SIDE = {
+    "HalfCheetah, direction": "halfcheetah-dir",
+    "HalfCheetah, velocity": "halfcheetah-vel",
+    "HalfCheetah, physics": "halfcheetah-params",
+    "Ant, direction": "ant-dir",
+    "Ant, velocity": "ant-vel",
+}
+
 # What several rows have in common.
 TEN_PULLS = ["Bayes optimum (exact)", "greedy", "Thompson sampling", "UCB tuned"]
 HUNDRED_PULLS = ["finite-horizon Gittins", "greedy", "Thompson sampling", "UCB tuned"]
