@@ -132,6 +132,7 @@ HALFCHEETAH = {
 }
 HALFCHEETAH_DIR = HALFCHEETAH | {"env_id": "HalfCheetahDir-v0", "later_fraction": 0.1}
 HALFCHEETAH_VEL = HALFCHEETAH | {"env_id": "HalfCheetahVel-v0"}
+HALFCHEETAH_PARAMS = HALFCHEETAH | {"env_id": "HalfCheetahParams-v0"}
 # Of an earlier try; to be trained at the settings of MAML's row.
 HALFCHEETAH_VEL_BEFORE = LOCOMOTION | {
     "env_id": "HalfCheetahVel-v0",
@@ -146,6 +147,7 @@ ANT_DIR = LOCOMOTION | {
     "action_scale": 0.15,
     "eval_trials": 40,
 }
+ANT_VEL = ANT_DIR | {"env_id": "AntVel-v0"}
 PRETRAINED = {"num_inner_steps": 0}
 ORACLE = {"num_inner_steps": 0, "env_kwargs": {"observe_task": True}}
 RL2_LOCOMOTION = {
@@ -167,7 +169,11 @@ RL2_LOCOMOTION = {
 }
 RL2_HALFCHEETAH_DIR = RL2_LOCOMOTION | {"env_id": "HalfCheetahDir-v0"}
 RL2_HALFCHEETAH_VEL = RL2_LOCOMOTION | {"env_id": "HalfCheetahVel-v0"}
+RL2_HALFCHEETAH_PARAMS = RL2_LOCOMOTION | {"env_id": "HalfCheetahParams-v0"}
 RL2_ANT_DIR = RL2_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}
+RL2_ANT_VEL = RL2_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
+# Memory that ends with the episode.
+ONE_EPISODE = {"episodes_per_trial": 1, "num_envs": 256}
 RL2_ORACLE = {"env_kwargs": {"observe_task": True}}
 
 ROWS = {
@@ -404,6 +410,24 @@ ROWS = {
         "arguments": RL2_HALFCHEETAH_VEL | RL2_ORACLE,
         "seeds": SEEDS,
     },
+    "rl2-halfcheetah-params": {
+        "script": "rl2_ppo",
+        "title": "HalfCheetah, physics, 2 episodes",
+        "arguments": RL2_HALFCHEETAH_PARAMS,
+        "seeds": SEEDS,
+    },
+    "rl2-halfcheetah-params-oracle": {
+        "script": "rl2_ppo",
+        "title": "HalfCheetah, physics, 2 episodes, oracle",
+        "arguments": RL2_HALFCHEETAH_PARAMS | RL2_ORACLE,
+        "seeds": SEEDS,
+    },
+    "rl2-halfcheetah-params-one-episode": {
+        "script": "rl2_ppo",
+        "title": "HalfCheetah, physics, one episode",
+        "arguments": RL2_HALFCHEETAH_PARAMS | ONE_EPISODE,
+        "seeds": SEEDS,
+    },
     "rl2-ant-dir": {
         "script": "rl2_ppo",
         "title": "Ant, direction, 2 episodes",
@@ -415,6 +439,18 @@ ROWS = {
         "script": "rl2_ppo",
         "title": "Ant, direction, 2 episodes, oracle",
         "arguments": RL2_ANT_DIR | RL2_ORACLE,
+        "seeds": SEEDS,
+    },
+    "rl2-ant-vel": {
+        "script": "rl2_ppo",
+        "title": "Ant, velocity, 2 episodes",
+        "arguments": RL2_ANT_VEL,
+        "seeds": SEEDS,
+    },
+    "rl2-ant-vel-oracle": {
+        "script": "rl2_ppo",
+        "title": "Ant, velocity, 2 episodes, oracle",
+        "arguments": RL2_ANT_VEL | RL2_ORACLE,
         "seeds": SEEDS,
     },
     # ------------------------------------------------------------------------------------ MAML
@@ -474,7 +510,21 @@ ROWS = {
         "script": "maml_trpo",
         "title": "HalfCheetah, physics",
         "role": "MAML",
-        "arguments": HALFCHEETAH | {"env_id": "HalfCheetahParams-v0"},
+        "arguments": HALFCHEETAH_PARAMS,
+        "seeds": [1],
+    },
+    "halfcheetah-params-pretrained": {
+        "script": "maml_trpo",
+        "title": "HalfCheetah, physics",
+        "role": "pretrained",
+        "arguments": HALFCHEETAH_PARAMS | PRETRAINED,
+        "seeds": [1],
+    },
+    "halfcheetah-params-oracle": {
+        "script": "maml_trpo",
+        "title": "HalfCheetah, physics",
+        "role": "oracle",
+        "arguments": HALFCHEETAH_PARAMS | ORACLE,
         "seeds": [1],
     },
     "ant-dir-maml": {
@@ -497,6 +547,27 @@ ROWS = {
         "title": "Ant, direction",
         "role": "oracle",
         "arguments": ANT_DIR | ORACLE,
+        "seeds": [1],
+    },
+    "ant-vel-maml": {
+        "script": "maml_trpo",
+        "title": "Ant, velocity",
+        "role": "MAML",
+        "arguments": ANT_VEL,
+        "seeds": [1],
+    },
+    "ant-vel-pretrained": {
+        "script": "maml_trpo",
+        "title": "Ant, velocity",
+        "role": "pretrained",
+        "arguments": ANT_VEL | PRETRAINED,
+        "seeds": [1],
+    },
+    "ant-vel-oracle": {
+        "script": "maml_trpo",
+        "title": "Ant, velocity",
+        "role": "oracle",
+        "arguments": ANT_VEL | ORACLE,
         "seeds": [1],
     },
     "maml-bandit-5-arms-10-pulls": {

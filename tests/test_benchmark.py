@@ -560,6 +560,48 @@ def test_the_papers_table_has_the_papers_numbers_and_ours(tiny, monkeypatch):
     assert cells[6:] == ["847.4", "889.8", "–", "**1** ± 0.5 (1 seed)", "not trained yet", "–"]
 
 
+# ---------------------------------------------------------------------------- the tutorial's tables
+
+
+def test_uses_have_their_results_or_say_that_there_are_none():
+    lines = plot.tutorial_uses().splitlines()[2:]
+    for line, name in zip(lines, plot.USES.values(), strict=True):
+        if name not in PUBLISHED:
+            assert f"| not measured yet |  |  | `python benchmark/run.py {name}` |" in line
+            continue
+        result = published_by_agent(name)
+        entry = "return_by_gradient_step" if name in MAML_ROWS else "return_by_episode"
+        for mean in result[entry][:2]:
+            assert f": {mean:.3g} ±" in line
+        assert (RESULTS / name / "seed-1" / "command.txt").read_text().strip() in line
+
+
+@pytest.mark.parametrize("steps", [10, 16, 17, 100])
+def test_what_snail_keeps_is_what_its_memory_holds(steps):
+    args = snail_ppo.Args(episodes_per_trial=steps, sizes=(5, 4, 3, 2))
+    agent = snail_ppo.Agent(envs.make("Bandit-v0", 1), args)
+    memory = agent.initial_state(1)
+    with torch.no_grad():
+        for _ in range(steps):
+            _, _, memory = agent.step(torch.zeros(1, 8), memory)
+    features, lookups = memory
+    held = sum(column.numel() for column in features) + lookups.numel()
+    assert plot.kept_by_snail(vars(args), steps) == held
+
+
+def test_where_a_curve_reaches_a_part_of_its_gain_by_hand():
+    row = {"script": "rl2_ppo", "random": 0.5}
+    result = {"algorithm": "rl2_ppo", "episodes_per_trial": 10, "return_mean": 9.0}
+    results = {1: result | {"return_stderr": 0.1}}
+    curve = []
+    for episodes, trial_return in ((5, 2.5), (5, 4.3), (10, 8.7), (10, 8.9), (10, 9.0)):
+        curve.append({"episodes_per_trial": episodes, "trial_return": trial_return})
+    # from 10 * 0.5 to 9: 95 % of the gain is there at 8.8, and 85 % at 8.4
+    assert plot.reached(row, results, curve, 0.95) == curve[3]
+    assert plot.reached(row, results, curve, 0.85) == curve[1]  # 4.3 in half a trial
+    assert plot.reached(row, results, curve, 1.1) is None
+
+
 # --------------------------------------------------------------------------------------- baselines
 
 
