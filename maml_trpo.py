@@ -563,7 +563,7 @@ def train(args):
             torch.save(contents, temporary)
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
             (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # a full disk, a folder that is not ours
             raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
 
     try:
@@ -661,7 +661,7 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        if sum(word.startswith(("--env-kwargs", "--env_kwargs")) for word in sys.argv) > 1:
+        if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]

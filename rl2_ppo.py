@@ -436,7 +436,7 @@ def ppo_loss(agent, batch, args, ent_coef):
         "losses/approx_kl": mean(ratio - 1 - logratio),
         "losses/clipfrac": mean((ratio - 1).abs() > args.clip_coef),
     }
-    return loss, {name: number.detach() for name, number in logs.items()}
+    return loss, logs
 
 
 def update(agent, optimizer, data, args, ent_coef):
@@ -451,14 +451,15 @@ def update(agent, optimizer, data, args, ent_coef):
             optimizer.zero_grad()
             loss.backward()
             # Each process has trials of its own: by the mean gradient all take the same step.
-            for parameter in agent.parameters():
-                parameter.grad = average(parameter.grad)
+            gradients = [parameter.grad for parameter in agent.parameters()]
+            mean = average(nn.utils.parameters_to_vector(gradients))
+            nn.utils.vector_to_parameters(mean, gradients)  # writes each part of it back
             logs["losses/gradient_norm"] = nn.utils.clip_grad_norm_(
                 agent.parameters(), args.max_grad_norm
             )
             optimizer.step()
             history.append(logs)
-        if args.target_kl and average(logs["losses/approx_kl"]) > args.target_kl:
+        if args.target_kl and average(logs["losses/approx_kl"].detach()) > args.target_kl:
             break
     return {name: torch.stack([entry[name] for entry in history]).mean().item() for name in logs}
 
@@ -614,7 +615,7 @@ def train(args):
             torch.save(contents, temporary)
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
             (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # a full disk, a folder that is not ours
             raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
 
     try:
@@ -742,7 +743,7 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        if sum(word.startswith(("--env-kwargs", "--env_kwargs")) for word in sys.argv) > 1:
+        if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
