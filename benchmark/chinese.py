@@ -27,7 +27,7 @@ WORDS = {
     "with levers": "用辅助手段",
     "no levers": "不用辅助手段",
     "2D navigation": "二维导航",
-    "one episode": "1 个回合",
+    "one episode": "一个回合",
     "episodes": "个回合",
     "direction": "方向",
     "velocity": "速度",

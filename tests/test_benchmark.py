@@ -1,6 +1,7 @@
 """The published numbers: agents that score what their row says, tables made from the raw data."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -177,6 +178,28 @@ def test_tables_are_made_from_the_raw_data():
     for (page, marker), text in plot.tables().items():
         filled = f"<!-- {marker} -->\n{text}\n<!-- /{marker} -->"
         assert filled in (ROOT / page).read_text(), (page, marker)
+
+
+@pytest.mark.parametrize("page", ["README.zh.md", "docs/tutorial.zh.md"])
+def test_tables_in_chinese_have_the_same_numbers_and_no_english_word(page):
+    names = {"MAML", "RL", "SNAIL", "MDP", "HalfCheetah", "Ant", "MiniGrid", "Gittins", "ms", "t"}
+    names |= {"highway", "env"}
+    english_page = page.replace(".zh", "")
+    texts = plot.tables()
+    markers = [marker for name, marker in texts if name == page]
+    assert markers
+    for marker in markers:
+        english = texts[english_page, marker]
+        text = texts[page, marker]
+        assert re.findall("`[^`]*`", text) == re.findall("`[^`]*`", english)  # commands
+        text = re.sub("`[^`]*`", "", text)
+        words = set(re.findall("[A-Za-z]+", text))
+        assert words <= names, "words that benchmark/chinese.py does not have"
+        for line, other in zip(text.splitlines(), english.splitlines(), strict=True):
+            assert line.count("|") == other.count("|")
+            other = re.sub("`[^`]*`", "", other).replace("2D", "")
+            numbers = re.findall(r"\d[\d.,]*\d|\d", line)
+            assert numbers == re.findall(r"\d[\d.,]*\d|\d", other)
 
 
 def test_every_row_has_its_picture():
