@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmark"))
 
 import tutorial  # noqa: E402
 
-PAGES = [name for name in tutorial.PAGES if (DOCS / name).exists()]
+PAGES = tutorial.PAGES
 TEXT = {name: (DOCS / name).read_text() for name in PAGES}
 ENGLISH = TEXT["tutorial.md"]
 READMES = {name: (ROOT / name).read_text() for name in ("README.md", "README.zh.md")}
