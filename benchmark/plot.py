@@ -27,6 +27,7 @@ RESULTS = ROOT / "benchmark" / "results"
 sys.path.insert(0, str(ROOT / "benchmark"))
 
 import baselines  # noqa: E402
+from chinese import in_chinese  # noqa: E402
 from rows import FAMILIES, ROWS, SIDE_BY_SIDE  # noqa: E402
 
 
@@ -929,6 +930,9 @@ def tables():
     texts[page, "all-reduce"] = all_reduce()
     texts[page, "exchanged"] = exchanged()
     texts[page, "prediction"] = prediction()
+    for (page, marker), text in list(texts.items()):
+        if page in ("README.md", "docs/tutorial.md"):
+            texts[page.replace(".md", ".zh.md"), marker] = in_chinese(text)
     return texts
 
 

@@ -5,6 +5,9 @@
 The text and the code are in docs/tutorial.md, and in docs/tutorial.zh.md with the same code. Below
 a cell of Python stands what it prints, in a block of text, and the picture that it draws. Both are
 put there by this command. A notebook has them as the outputs of its cells.
+
+Only the English notebook is executed. The Chinese one has the same code to the letter, which is
+checked, and is given the same outputs.
 """
 
 import base64
@@ -98,22 +101,28 @@ def write_pictures(text, executed):
             (folder / f"{cell['name']}.png").write_bytes(picture)
 
 
+def write_page(page, executed):
+    """Writes the notebook of a page, and what its cells print into the page, from executed cells.
+
+    The code is the same in all languages, and so is what it gives.
+    """
+    notebook = notebook_of(page.read_text())
+    for cell, output in zip(code_cells(notebook), executed, strict=True):
+        assert cell.source == output.source, f"{page} has other code:\n{cell.source}"
+        cell.outputs = output.outputs
+        cell.execution_count = output.execution_count
+    page.write_text(with_outputs(page.read_text(), executed))
+    nbformat.write(notebook, page.with_suffix(".ipynb"))
+
+
 def main():
-    pages = [DOCS / name for name in PAGES if (DOCS / name).exists()]
-    text = pages[0].read_text()
+    text = (DOCS / PAGES[0]).read_text()
     english = notebook_of(text)
     run(english)
     executed = code_cells(english)
     write_pictures(text, executed)
-    for page in pages:
-        notebook = notebook_of(page.read_text())
-        # The code is the same in all languages, and so is what it gives.
-        for cell, output in zip(code_cells(notebook), executed, strict=True):
-            assert cell.source == output.source, f"{page} has other code:\n{cell.source}"
-            cell.outputs = output.outputs
-            cell.execution_count = output.execution_count
-        page.write_text(with_outputs(page.read_text(), executed))
-        nbformat.write(notebook, page.with_suffix(".ipynb"))
+    for name in PAGES:
+        write_page(DOCS / name, executed)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -179,10 +180,36 @@ def test_the_agent_of_a_row_scores_what_the_row_says(name, tmp_path, monkeypatch
     assert published["return_mean"] > random + 10 * published["return_stderr"]
 
 
-def test_tables_are_made_from_the_raw_data():
-    for (page, marker), text in plot.tables().items():
+@pytest.fixture(scope="module")
+def tables():
+    return plot.tables()
+
+
+def test_tables_are_made_from_the_raw_data(tables):
+    for (page, marker), text in tables.items():
         filled = f"<!-- {marker} -->\n{text}\n<!-- /{marker} -->"
         assert filled in (ROOT / page).read_text(), (page, marker)
+
+
+@pytest.mark.parametrize("page", ["README.zh.md", "docs/tutorial.zh.md"])
+def test_tables_in_chinese_have_the_same_numbers_and_no_english_word(page, tables):
+    names = {"MAML", "RL", "SNAIL", "MDP", "HalfCheetah", "Ant", "MiniGrid", "Gittins", "ms", "t"}
+    names |= {"highway", "env"}
+    english_page = page.replace(".zh", "")
+    markers = [marker for name, marker in tables if name == page]
+    assert markers
+    for marker in markers:
+        english = tables[english_page, marker]
+        text = tables[page, marker]
+        assert re.findall("`[^`]*`", text) == re.findall("`[^`]*`", english)  # commands
+        text = re.sub("`[^`]*`", "", text)
+        words = set(re.findall("[A-Za-z]+", text))
+        assert words <= names, "words that benchmark/chinese.py does not have"
+        for line, other in zip(text.splitlines(), english.splitlines(), strict=True):
+            assert line.count("|") == other.count("|")
+            other = re.sub("`[^`]*`", "", other).replace("2D", "")
+            numbers = re.findall(r"\d[\d.,]*\d|\d", line)
+            assert numbers == re.findall(r"\d[\d.,]*\d|\d", other)
 
 
 def test_every_row_has_its_picture():

@@ -6,8 +6,10 @@ import inspect
 import io
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
+import markdown_it
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
@@ -19,9 +21,11 @@ sys.path.insert(0, str(ROOT / "benchmark"))
 
 import tutorial  # noqa: E402
 
-PAGES = [name for name in tutorial.PAGES if (DOCS / name).exists()]
+PAGES = tutorial.PAGES
 TEXT = {name: (DOCS / name).read_text() for name in PAGES}
 ENGLISH = TEXT["tutorial.md"]
+READMES = {name: (ROOT / name).read_text() for name in ("README.md", "README.zh.md")}
+CHINESE = {name: text for name, text in (TEXT | READMES).items() if name.endswith(".zh.md")}
 MODULES = ("envs", "maml_trpo", "rl2_ppo", "snail_ppo")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 FENCE = re.compile(r"^(```|~~~).*?^\1\n", re.DOTALL | re.MULTILINE)
@@ -123,6 +127,46 @@ def test_all_languages_have_the_same_code_to_the_letter(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_all_languages_have_the_same_equations_and_sections(page):
+    text = FENCE.sub("", TEXT[page])
+    english = FENCE.sub("", ENGLISH)
+    displayed = re.findall(r"^\$\$.*\$\$$", text, re.MULTILINE)
+    assert displayed == re.findall(r"^\$\$.*\$\$$", english, re.MULTILINE)
+    assert Counter(MATHS.findall(text)) == Counter(MATHS.findall(english))  # in any order
+    levels = re.findall(r"^(#+) ", text, re.MULTILINE)
+    assert levels == re.findall(r"^(#+) ", english, re.MULTILINE)
+
+
+def test_the_chinese_readme_has_the_same_code_and_sections():
+    english = READMES["README.md"]
+    chinese = READMES["README.zh.md"]
+    blocks = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+    assert blocks.findall(chinese) == blocks.findall(english)
+    assert len(blocks.findall(chinese)) == 5
+    levels = re.findall(r"^(#+) ", FENCE.sub("", chinese), re.MULTILINE)
+    assert levels == re.findall(r"^(#+) ", FENCE.sub("", english), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", CHINESE)
+def test_emphasis_beside_chinese_punctuation_renders(page):
+    tokens = markdown_it.MarkdownIt().enable("table").parse(without_code(CHINESE[page]))
+    words = []
+    for token in tokens:
+        words += [child.content for child in token.children or [] if child.type == "text"]
+    assert len(words) > 50
+    assert [text for text in words if "*" in text or "](" in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_formulas_stand_apart_from_words(page):
+    """Code hosts take a $ for the start of a formula only after a space."""
+    prose = re.sub(r"`[^`]*`", "", FENCE.sub("", TEXT[page]))
+    for match in re.finditer(r"(^|.)\$[^$\n]+\$(.|$)", prose.replace("$$", ""), re.MULTILINE):
+        assert match[1] in ("", " "), match[0]
+        assert not match[2].isalnum(), match[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_numbers_in_the_prose_are_printed_by_cells_or_stand_in_tables(page):
     prose = without_code(TEXT[page])
     tables = re.findall(r"<!-- (tutorial \w+) -->\n(.*?)<!-- /\1 -->", prose, re.DOTALL)
@@ -182,24 +226,35 @@ def anchors(path):
     return {heading.replace(" ", "-") for heading in plain}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *READMES])
 def test_links_resolve(page):
-    links = re.findall(r"\]\(([^)\s]+)\)", TEXT[page])
+    path = ROOT / page if page in READMES else DOCS / page
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
     assert len(links) > 20
     for link in links:
         if link.startswith("https://"):
             continue
         name, _, anchor = link.partition("#")
-        target = DOCS / name if name else DOCS / page
+        target = path.parent / name if name else path
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
 
 
-def test_the_readme_leads_to_the_tutorial_at_once():
-    head = (ROOT / "README.md").read_text().split("## ")[0]
-    assert "(docs/tutorial.md)" in head
-    assert "(docs/tutorial.ipynb)" in head
+@pytest.mark.parametrize("page, suffix", [("README.md", ""), ("README.zh.md", ".zh")])
+def test_the_readme_leads_to_the_tutorial_at_once(page, suffix):
+    head = READMES[page].split("## ")[0]
+    assert f"(docs/tutorial{suffix}.md)" in head
+    assert f"(docs/tutorial{suffix}.ipynb)" in head
+
+
+@pytest.mark.parametrize("name", ["README", "docs/tutorial"])
+def test_the_first_line_leads_to_the_other_language(name):
+    english = (ROOT / f"{name}.md").read_text()
+    chinese = (ROOT / f"{name}.zh.md").read_text()
+    page = Path(name).name
+    assert english.startswith(f"English | [中文]({page}.zh.md)\n")
+    assert chinese.startswith(f"[English]({page}.md) | 中文\n")
 
 
 @pytest.mark.parametrize("page", PAGES)

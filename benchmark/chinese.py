@@ -1,0 +1,100 @@
+"""The words of the tables in Chinese, for README.zh.md and docs/tutorial.zh.md."""
+
+import re
+
+WORDS = {
+    # heads
+    "task": "任务",
+    "algorithm": "算法",
+    "limit": "上限",
+    "MAML, after 1 step": "MAML, 1 步之后",
+    "what changes": "什么在变",
+    "random actions": "随机动作",
+    "first": "先",
+    "then": "后",
+    "minutes": "分钟",
+    "command": "命令",
+    "steps of training": "训练步数",
+    "steps to 95 %": "达到 95 % 的步数",
+    "minutes to 95 %": "达到 95 % 的分钟数",
+    # rows and what limits them
+    "bandit": "老虎机",
+    "arms": "个臂",
+    "pulls": "次拉动",
+    "from regret": "从遗憾学习",
+    "from rewards": "从奖励学习",
+    "tabular MDP": "表格型 MDP",
+    "with levers": "用辅助手段",
+    "no levers": "不用辅助手段",
+    "2D navigation": "二维导航",
+    "one episode": "一个回合",
+    "episodes": "个回合",
+    "direction": "方向",
+    "velocity": "速度",
+    "physics": "物理参数",
+    "red ball": "红球",
+    "traffic": "交通",
+    "Bayes optimum": "贝叶斯最优",
+    "knows the MDP": "已知该 MDP",
+    "at the goal": "在目标点上",
+    "oracle": "已知任务",
+    "seed": "个种子",
+    "seeds": "个种子",
+    "min": "分钟",
+    "M": "百万",
+    # side by side
+    "random": "随机",
+    "return": "回报",
+    "share of the oracle": "占已知任务者的份额",
+    "after 0 to 3 gradient steps": "(0 到 3 步梯度更新之后)",
+    "in episodes 1, 2": "(第 1, 2 个回合)",
+    "not trained yet": "尚未训练",
+    # where it is used
+    "a robot whose body or ground changes": "身体或地面会变的机器人",
+    "game levels never seen": "从未见过的游戏关卡",
+    "traffic never seen": "从未见过的交通",
+    "before adaptation": "适应之前",
+    "after one gradient step": "一步梯度更新之后",
+    "first episode": "第一个回合",
+    "second episode": "第二个回合",
+    "not measured yet": "尚未测量",
+    # which one to take
+    "example": "例子",
+    "environment steps to train it": "训练所用的环境步数",
+    "minutes to train it": "训练所用的分钟数",
+    "parameters": "参数个数",
+    "what a new task costs": "一个新任务的代价",
+    "steps": "步",
+    "one gradient step": "一步梯度更新",
+    "nothing: it learns while it acts": "无: 边行动边学习",
+    "numbers kept in a trial of 10 steps, of 100 steps": "一次试验要保存多少个数 (10 步, 100 步)",
+    "its own parameters": "自己的一份参数",
+    "a step at t = 100, at t = 900": "一步的开销 (t = 100, t = 900)",
+    "the same": "相同",
+    "256 trials": "256 次试验",
+    "training steps per second, trials of 100 pulls": "每秒训练步数 (100 次拉动的试验)",
+    "goes on where its training stopped": "能否超出训练时的范围继续改善",
+    "with more gradient steps": "能, 多做梯度更新",
+    "after 1, 2, 3": "(1, 2, 3 步之后)",
+    "longer trials are possible (exercise 5)": "可以做更长的试验 (练习 5)",
+    "no: its memory has the length of a trial of training": "不能: 记忆的长度等于训练时的试验长度",
+    "what it cannot do": "做不到什么",
+    "change its behaviour before some whole episodes are over": "在几个完整的回合结束之前改变行为",
+    "keep a long past exactly": "精确地保留很长的过去",
+    "play trials longer than in training": "进行比训练时更长的试验",
+}
+LONGEST_FIRST = sorted(WORDS, key=len, reverse=True)
+PHRASE = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, LONGEST_FIRST))})(?!\w)")
+CODE = re.compile(r"(`[^`]*`)")
+BESIDE_CHINESE = r"(?<=[\u4e00-\u9fff]){mark} ?|{mark} ?(?=[\u4e00-\u9fff])"
+
+
+def in_chinese(table):
+    """A markdown table with Chinese words; numbers, names and code stay as they are."""
+    parts = CODE.split(table)  # every second one is code
+    for i in range(0, len(parts), 2):
+        text = PHRASE.sub(lambda match: WORDS[match[0]], parts[i])
+        text = re.sub(BESIDE_CHINESE.format(mark=","), "，", text)
+        text = re.sub(BESIDE_CHINESE.format(mark=":"), "：", text)
+        parts[i] = text
+    return "".join(parts)
