@@ -127,7 +127,7 @@ def test_all_languages_have_the_same_code_to_the_letter(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_all_languages_have_the_same_equations_and_sections(page):
+def test_all_languages_have_the_same_equations_sections_and_names(page):
     text = FENCE.sub("", TEXT[page])
     english = FENCE.sub("", ENGLISH)
     displayed = re.findall(r"^\$\$.*\$\$$", text, re.MULTILINE)
@@ -135,6 +135,10 @@ def test_all_languages_have_the_same_equations_and_sections(page):
     assert Counter(MATHS.findall(text)) == Counter(MATHS.findall(english))  # in any order
     levels = re.findall(r"^(#+) ", text, re.MULTILINE)
     assert levels == re.findall(r"^(#+) ", english, re.MULTILINE)
+    commands = re.findall("~~~bash.*?~~~", TEXT[page].replace(".zh", ""), re.DOTALL)
+    assert commands == re.findall("~~~bash.*?~~~", ENGLISH, re.DOTALL)
+    named = re.findall("`[^`]*`", text.replace(".zh", ""))
+    assert set(named) == set(re.findall("`[^`]*`", english))
 
 
 def test_the_chinese_readme_has_the_same_code_and_sections():
