@@ -133,14 +133,6 @@ HALFCHEETAH = {
 HALFCHEETAH_DIR = HALFCHEETAH | {"env_id": "HalfCheetahDir-v0", "later_fraction": 0.1}
 HALFCHEETAH_VEL = HALFCHEETAH | {"env_id": "HalfCheetahVel-v0"}
 HALFCHEETAH_PARAMS = HALFCHEETAH | {"env_id": "HalfCheetahParams-v0"}
-# Of an earlier try; to be trained at the settings of MAML's row.
-HALFCHEETAH_VEL_BEFORE = LOCOMOTION | {
-    "env_id": "HalfCheetahVel-v0",
-    "num_iterations": 160,
-    "meta_batch_size": 40,
-    "action_scale": 0.3,
-    "eval_trials": 100,
-}
 ANT_DIR = LOCOMOTION | {
     "env_id": "AntDir-v0",
     "num_iterations": 60,
@@ -496,14 +488,14 @@ ROWS = {
         "script": "maml_trpo",
         "title": "HalfCheetah, velocity",
         "role": "pretrained",
-        "arguments": HALFCHEETAH_VEL_BEFORE | PRETRAINED,
+        "arguments": HALFCHEETAH_VEL | PRETRAINED,
         "seeds": [1],
     },
     "halfcheetah-vel-oracle": {
         "script": "maml_trpo",
         "title": "HalfCheetah, velocity",
         "role": "oracle",
-        "arguments": HALFCHEETAH_VEL_BEFORE | ORACLE,
+        "arguments": HALFCHEETAH_VEL | ORACLE,
         "seeds": [1],
     },
     "halfcheetah-params-maml": {
