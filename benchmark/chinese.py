@@ -10,8 +10,8 @@ WORDS = {
     "MAML, after 1 step": "MAML, 1 步之后",
     "what changes": "什么在变",
     "random actions": "随机动作",
-    "first": "先",
-    "then": "后",
+    "first (before adaptation, or in the first episode)": "先 (适应之前, 或第一个回合)",
+    "then (after it, or in the second episode)": "后 (适应之后, 或第二个回合)",
     "minutes": "分钟",
     "command": "命令",
     "steps of training": "训练步数",
@@ -41,7 +41,6 @@ WORDS = {
     "seed": "个种子",
     "seeds": "个种子",
     "min": "分钟",
-    "M": "百万",
     # side by side
     "random": "随机",
     "return": "回报",
@@ -64,6 +63,8 @@ WORDS = {
     "minutes to train it": "训练所用的分钟数",
     "parameters": "参数个数",
     "what a new task costs": "一个新任务的代价",
+    "in evaluation": "评估时",
+    "up to": "最多",
     "steps": "步",
     "one gradient step": "一步梯度更新",
     "nothing: it learns while it acts": "无: 边行动边学习",
@@ -72,11 +73,13 @@ WORDS = {
     "a step at t = 100, at t = 900": "一步的开销 (t = 100, t = 900)",
     "the same": "相同",
     "256 trials": "256 次试验",
-    "training steps per second, trials of 100 pulls": "每秒训练步数 (100 次拉动的试验)",
-    "goes on where its training stopped": "能否超出训练时的范围继续改善",
+    "longer trials have more blocks": "试验越长, 块数越多",
+    "can adapt for longer than in training": "能否适应得比训练时更久",
     "with more gradient steps": "能, 多做梯度更新",
     "after 1, 2, 3": "(1, 2, 3 步之后)",
-    "longer trials are possible (exercise 5)": "可以做更长的试验 (练习 5)",
+    "longer trials are possible, but hardly improve further (exercise 5)": (
+        "能进行更长的试验, 但几乎不再改善 (练习 5)"
+    ),
     "no: its memory has the length of a trial of training": "不能: 记忆的长度等于训练时的试验长度",
     "what it cannot do": "做不到什么",
     "change its behaviour before some whole episodes are over": "在几个完整的回合结束之前改变行为",
@@ -85,15 +88,25 @@ WORDS = {
 }
 LONGEST_FIRST = sorted(WORDS, key=len, reverse=True)
 PHRASE = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, LONGEST_FIRST))})(?!\w)")
+MILLIONS = re.compile(r"(\d+(?:\.\d+)?) M\b")
 CODE = re.compile(r"(`[^`]*`)")
 BESIDE_CHINESE = r"(?<=[\u4e00-\u9fff]){mark} ?|{mark} ?(?=[\u4e00-\u9fff])"
 
 
+def amount(match):
+    """1.44 M as 144 万 (units of 10,000), 150 M as 1.5 亿 (units of 100 million)."""
+    millions = float(match[1])
+    if millions >= 100:
+        return f"{millions / 100:g} 亿"
+    return f"{millions * 100:g} 万"
+
+
 def in_chinese(table):
-    """A markdown table with Chinese words; numbers, names and code stay as they are."""
+    """A markdown table with Chinese words; names, code and other numbers than millions stay."""
     parts = CODE.split(table)  # every second one is code
     for i in range(0, len(parts), 2):
-        text = PHRASE.sub(lambda match: WORDS[match[0]], parts[i])
+        text = MILLIONS.sub(amount, parts[i])
+        text = PHRASE.sub(lambda match: WORDS[match[0]], text)
         text = re.sub(BESIDE_CHINESE.format(mark=","), "，", text)
         text = re.sub(BESIDE_CHINESE.format(mark=":"), "：", text)
         parts[i] = text

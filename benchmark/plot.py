@@ -754,7 +754,9 @@ USES = {
 
 def tutorial_uses():
     """A command and its result for each use of the tutorial, as a markdown table."""
-    head = ["what changes", "random actions", "first", "then", "minutes", "command"]
+    first = "first (before adaptation, or in the first episode)"
+    then = "then (after it, or in the second episode)"
+    head = ["what changes", "random actions", first, then, "minutes", "command"]
     lines = table_head(head)
     for use, name in USES.items():
         found = find(name)
@@ -793,13 +795,11 @@ def tutorial_choice():
     maml, rl2, snail = [read(f"{name}/seed-1/args.json") for name in names]
     env = baselines.envs.make(maml["env_id"], 1, **maml["env_kwargs"])
     episodes = maml["eval_episodes"]
+    steps = episodes * env.horizon
     trained = speeds("parameters")
     sizes = [trained[name]["parameters"] for name in EXAMPLES]
-    measured = read("speed.json")
-    step = measured["SNAIL, one step of 256 trials of 1000 steps"]
-    per_second = [
-        measured[f"{name} at the peer's settings"]["steps_per_second"] for name in ("RL^2", "SNAIL")
-    ]
+    step = read("speed.json")["SNAIL, one step of 256 trials of 1000 steps"]
+    kept = [kept_by_snail(snail, 10), kept_by_snail(snail, 100)]
     returns, _ = over_seeds_of(found[0][1], "return_by_gradient_step")
     later = ", ".join(f"{mean:.1f}" for mean in returns[1:])
     lines = table_head(["", "MAML", "RL²", "SNAIL"])
@@ -810,7 +810,7 @@ def tutorial_choice():
         ["parameters", *[f"{size:,}" for size in sizes]],
         [
             "what a new task costs",
-            f"{episodes} episodes ({episodes * env.horizon:,} steps), one gradient step",
+            f"in evaluation {episodes} episodes (up to {steps:,} steps), one gradient step",
             "nothing: it learns while it acts",
             "nothing: it learns while it acts",
         ],
@@ -818,7 +818,7 @@ def tutorial_choice():
             "numbers kept in a trial of 10 steps, of 100 steps",
             f"{sizes[0]:,}, its own parameters",
             f"{rl2['hidden_size']}, {rl2['hidden_size']}",
-            f"{kept_by_snail(snail, 10):,}, {kept_by_snail(snail, 100):,}",
+            f"{kept[0]:,}, {kept[1]:,} (longer trials have more blocks)",
         ],
         [
             "a step at t = 100, at t = 900",
@@ -827,14 +827,9 @@ def tutorial_choice():
             f"{step['early']:.1f} ms, {step['late']:.1f} ms (256 trials)",
         ],
         [
-            "training steps per second, trials of 100 pulls",
-            "–",
-            *[f"{number:,.0f}" for number in per_second],
-        ],
-        [
-            "goes on where its training stopped",
+            "can adapt for longer than in training",
             f"with more gradient steps: {later} after 1, 2, 3",
-            "longer trials are possible (exercise 5)",
+            "longer trials are possible, but hardly improve further (exercise 5)",
             "no: its memory has the length of a trial of training",
         ],
         [
