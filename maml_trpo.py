@@ -17,7 +17,7 @@ Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
 https://arxiv.org/abs/1502.05477, appendix C. The linear baseline is that of Duan et al. (2016),
 https://arxiv.org/abs/1604.06778.
 
-    python maml_trpo.py                                                # 2D navigation, 3 minutes
+    python maml_trpo.py                                                # 2D navigation, 4 minutes
     python maml_trpo.py --env-id HalfCheetahDir-v0 --action-scale 0.1 --gae-lambda 0.95
     python maml_trpo.py --resume runs/.../checkpoint.pt --num-iterations 500
 """
@@ -518,8 +518,11 @@ def train(args):
             before = saved["args"].get(name, False)  # older runs have no norm_obs
             if getattr(args, name) != before:
                 raise UsageError(f"{name} must stay {before}, as {args.resume} has it.")
-        if "iteration" not in saved:
-            raise UsageError(f"{args.resume} is an agent alone: resume a checkpoint.pt.")
+        for name, param in params.items():
+            if "iteration" not in saved or saved["agent"][name].shape != param.shape:
+                raise UsageError(
+                    f"{args.resume} is an agent alone, or its environment was another one."
+                )
         params = saved["agent"]
         policy.moments = params.pop("moments", policy.moments).cpu()
         iteration = saved["iteration"]

@@ -523,7 +523,7 @@ def schedule(args, global_step):
     Learning rate, entropy coefficient, discount, episodes per trial and number of trials.
     """
     progress = global_step / args.total_timesteps  # from 0 to 1
-    annealing = 1 - progress * args.anneal_lr  # without it 1
+    annealing = 1 - progress if args.anneal_lr else 1.0
     ramp = min(1.0, progress / args.ramp_fraction)
     gamma = args.gamma
     if args.gamma_start is not None:

@@ -479,7 +479,7 @@ def register_sized(numbers, steps):
 
 @pytest.mark.parametrize(
     "script, numbers, steps",
-    [("snail_ppo", 2, 40), ("snail_ppo", 3, 10), ("rl2_ppo", 3, 10)],
+    [("snail_ppo", 2, 40), ("snail_ppo", 3, 10), ("rl2_ppo", 3, 10), ("maml_trpo", 3, 10)],
 )
 def test_an_environment_that_became_another_one_is_a_sentence(script, numbers, steps, in_folder):
     """Trials have another length (of SNAIL, that is another network), or observations."""
@@ -490,7 +490,7 @@ def test_an_environment_that_became_another_one_is_a_sentence(script, numbers, s
     before = contents(finished)
     register_sized(numbers, steps)
     args.resume = str(finished / "checkpoint.pt")
-    with pytest.raises(UsageError, match="checkpoint.pt .*environment or horizon") as caught:
+    with pytest.raises(UsageError, match="checkpoint.pt .*environment.* was another one") as caught:
         MODULES[script].train(args)
     assert "\n" not in str(caught.value)
     assert list(in_folder.glob("runs/*")) == [finished]
