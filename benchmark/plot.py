@@ -658,8 +658,13 @@ def speed():
 
 
 def gpu_speed():
-    """The scripts' speed on a machine with a GPU, without and with it, as a markdown table."""
-    measured = read("speed_gpu.json")
+    """The scripts' speed on machines with a GPU, without and with it, as a markdown table each."""
+    paths = sorted(RESULTS.glob("speed_*.json"))
+    return "\n\n".join(speed_of_card(read(path.name)) for path in paths)
+
+
+def speed_of_card(measured):
+    """What was measured with one card, as a markdown table."""
     processor = f"{measured['cores']} cores"
     lines = table_head(["what", processor, measured["gpu"], "times as fast"])
     for name, gpu in measured.items():

@@ -2,7 +2,7 @@
 
     python benchmark/speed.py            # writes benchmark/results/speed.json, about eight minutes
     python benchmark/speed.py SNAIL      # only what has this word in its name; keeps the rest
-    python benchmark/speed.py GPU        # the scripts on a GPU: into speed_gpu.json
+    python benchmark/speed.py GPU        # the scripts on a GPU: a file for each card
 
 The environments in numpy run 4096 at a time on one core (mazes, whose steps are images, 256), those
 on MuJoCo 40 and 400 at a time on all cores. RL^2 and SNAIL run the settings at which `pytorch_rl2`,
@@ -416,8 +416,8 @@ def main(only=""):
     machine = {"cores": torch.get_num_threads(), "torch": torch.__version__}
     all_jobs = JOBS
     if torch.cuda.is_available():
-        path = RESULTS / "speed_gpu.json"
         machine["gpu"] = torch.cuda.get_device_name()
+        path = RESULTS / f"speed_{machine['gpu'].replace(' ', '_')}.json"
         all_jobs = JOBS | GPU_JOBS
     measured = {}
     if only and path.exists():

@@ -141,7 +141,7 @@ def test_a_run_that_is_resumed_goes_on_as_if_it_had_never_stopped(module, tmp_pa
     expected = torch.load(whole / "checkpoint.pt")["agent"]
     agent = torch.load(folder / "checkpoint.pt")["agent"]
     for name, tensor in expected.items():
-        assert tensor.is_cuda
+        assert tensor.is_cuda or name == "moments"  # float64 on the processor: see `Policy`
         torch.testing.assert_close(agent[name], tensor, rtol=1e-4, atol=1e-5)
     expected = json.loads((whole / "eval.json").read_text())
     result = json.loads((folder / "eval.json").read_text())
