@@ -164,9 +164,31 @@ RL2_HALFCHEETAH_VEL = RL2_LOCOMOTION | {"env_id": "HalfCheetahVel-v0"}
 RL2_HALFCHEETAH_PARAMS = RL2_LOCOMOTION | {"env_id": "HalfCheetahParams-v0"}
 RL2_ANT_DIR = RL2_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}
 RL2_ANT_VEL = RL2_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
+SNAIL_LOCOMOTION = {
+    "episodes_per_trial": 2,
+    "total_timesteps": 20_000_000,
+    "num_envs": 128,
+    "tc_blocks": 1,
+    "sizes": (32, 16, 32, 32),
+    "learning_rate": 1e-3,
+    "gamma": 0.97,
+    "gae_lambda": 0.9,
+    "num_minibatches": 16,
+    "update_epochs": 2,
+    "ent_coef": 0.002,
+    "norm_obs": True,
+    "norm_reward": True,
+    "amp": True,
+    "eval_trials": 200,
+}
+SNAIL_HALFCHEETAH_DIR = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahDir-v0"}
+SNAIL_HALFCHEETAH_VEL = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahVel-v0"}
+SNAIL_HALFCHEETAH_PARAMS = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahParams-v0"}
+SNAIL_ANT_DIR = SNAIL_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}
+SNAIL_ANT_VEL = SNAIL_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
 # Memory that ends with the episode.
 ONE_EPISODE = {"episodes_per_trial": 1, "num_envs": 256}
-RL2_ORACLE = {"env_kwargs": {"observe_task": True}}
+TASK_IN_SIGHT = {"env_kwargs": {"observe_task": True}}
 
 ROWS = {
     # ------------------------------------------------------------------------------------ RL^2
@@ -386,7 +408,7 @@ ROWS = {
     "rl2-halfcheetah-dir-oracle": {
         "script": "rl2_ppo",
         "title": "HalfCheetah, direction, 2 episodes, oracle",
-        "arguments": RL2_HALFCHEETAH_DIR | RL2_ORACLE,
+        "arguments": RL2_HALFCHEETAH_DIR | TASK_IN_SIGHT,
         "seeds": SEEDS,
     },
     "rl2-halfcheetah-vel": {
@@ -399,7 +421,7 @@ ROWS = {
     "rl2-halfcheetah-vel-oracle": {
         "script": "rl2_ppo",
         "title": "HalfCheetah, velocity, 2 episodes, oracle",
-        "arguments": RL2_HALFCHEETAH_VEL | RL2_ORACLE,
+        "arguments": RL2_HALFCHEETAH_VEL | TASK_IN_SIGHT,
         "seeds": SEEDS,
     },
     "rl2-halfcheetah-params": {
@@ -411,7 +433,7 @@ ROWS = {
     "rl2-halfcheetah-params-oracle": {
         "script": "rl2_ppo",
         "title": "HalfCheetah, physics, 2 episodes, oracle",
-        "arguments": RL2_HALFCHEETAH_PARAMS | RL2_ORACLE,
+        "arguments": RL2_HALFCHEETAH_PARAMS | TASK_IN_SIGHT,
         "seeds": SEEDS,
     },
     "rl2-halfcheetah-params-one-episode": {
@@ -430,7 +452,7 @@ ROWS = {
     "rl2-ant-dir-oracle": {
         "script": "rl2_ppo",
         "title": "Ant, direction, 2 episodes, oracle",
-        "arguments": RL2_ANT_DIR | RL2_ORACLE,
+        "arguments": RL2_ANT_DIR | TASK_IN_SIGHT,
         "seeds": SEEDS,
     },
     "rl2-ant-vel": {
@@ -442,7 +464,7 @@ ROWS = {
     "rl2-ant-vel-oracle": {
         "script": "rl2_ppo",
         "title": "Ant, velocity, 2 episodes, oracle",
-        "arguments": RL2_ANT_VEL | RL2_ORACLE,
+        "arguments": RL2_ANT_VEL | TASK_IN_SIGHT,
         "seeds": SEEDS,
     },
     # ------------------------------------------------------------------------------------ MAML
@@ -790,5 +812,68 @@ ROWS = {
         },
         "seeds": SEEDS,
         "family": "2D navigation, 2 episodes",
+    },
+    "snail-halfcheetah-dir": {
+        "script": "snail_ppo",
+        "title": "HalfCheetah, direction, 2 episodes",
+        "arguments": SNAIL_HALFCHEETAH_DIR,
+        "seeds": [1],
+        "family": "HalfCheetah, direction, 2 episodes",
+    },
+    "snail-halfcheetah-dir-oracle": {
+        "script": "snail_ppo",
+        "title": "HalfCheetah, direction, 2 episodes, oracle",
+        "arguments": SNAIL_HALFCHEETAH_DIR | TASK_IN_SIGHT,
+        "seeds": [1],
+    },
+    "snail-halfcheetah-vel": {
+        "script": "snail_ppo",
+        "title": "HalfCheetah, velocity, 2 episodes",
+        "arguments": SNAIL_HALFCHEETAH_VEL,
+        "seeds": [1],
+        "family": "HalfCheetah, velocity, 2 episodes",
+    },
+    "snail-halfcheetah-vel-oracle": {
+        "script": "snail_ppo",
+        "title": "HalfCheetah, velocity, 2 episodes, oracle",
+        "arguments": SNAIL_HALFCHEETAH_VEL | TASK_IN_SIGHT,
+        "seeds": [1],
+    },
+    "snail-halfcheetah-params": {
+        "script": "snail_ppo",
+        "title": "HalfCheetah, physics, 2 episodes",
+        "arguments": SNAIL_HALFCHEETAH_PARAMS,
+        "seeds": [1],
+    },
+    "snail-halfcheetah-params-oracle": {
+        "script": "snail_ppo",
+        "title": "HalfCheetah, physics, 2 episodes, oracle",
+        "arguments": SNAIL_HALFCHEETAH_PARAMS | TASK_IN_SIGHT,
+        "seeds": [1],
+    },
+    "snail-ant-dir": {
+        "script": "snail_ppo",
+        "title": "Ant, direction, 2 episodes",
+        "arguments": SNAIL_ANT_DIR,
+        "seeds": [1],
+        "family": "Ant, direction, 2 episodes",
+    },
+    "snail-ant-dir-oracle": {
+        "script": "snail_ppo",
+        "title": "Ant, direction, 2 episodes, oracle",
+        "arguments": SNAIL_ANT_DIR | TASK_IN_SIGHT,
+        "seeds": [1],
+    },
+    "snail-ant-vel": {
+        "script": "snail_ppo",
+        "title": "Ant, velocity, 2 episodes",
+        "arguments": SNAIL_ANT_VEL,
+        "seeds": [1],
+    },
+    "snail-ant-vel-oracle": {
+        "script": "snail_ppo",
+        "title": "Ant, velocity, 2 episodes, oracle",
+        "arguments": SNAIL_ANT_VEL | TASK_IN_SIGHT,
+        "seeds": [1],
     },
 }
