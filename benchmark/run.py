@@ -103,6 +103,8 @@ def flags(script, args):
     for name, value in args.items():
         if isinstance(value, list):
             value = tuple(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # 30000000 instead of 30000000.0
         if name in ("resume", "exp_name") or value == defaults[name]:
             continue
         flag = "--" + name.replace("_", "-")
