@@ -223,6 +223,33 @@ ANT = {
     "max_kl": 0.03,
     "fisher_fraction": 0.2,
 }
+HALFCHEETAH = {
+    "env_id": "HalfCheetahDir-v0",
+    "num_iterations": 40,
+    "later_fraction": 0.1,
+    "action_scale": 0.1,
+    "gae_lambda": 0.95,
+    "max_kl": 0.03,
+    "eval_trials": 40,
+}
+RL2_HALFCHEETAH = {
+    "env_id": "HalfCheetahDir-v0",
+    "episodes_per_trial": 2,
+    "total_timesteps": 3_000_000,
+    "num_envs": 128,
+    "cell": "lstm",
+    "hidden_size": 128,
+    "learning_rate": 1e-3,
+    "gamma": 0.97,
+    "gae_lambda": 0.9,
+    "num_minibatches": 16,
+    "update_epochs": 4,
+    "ent_coef": 0.002,
+    "norm_obs": True,
+    "norm_reward": True,
+    "amp": True,
+    "eval_trials": 100,
+}
 RL2_BANDIT = {
     "total_timesteps": 4_000_000,
     "update_epochs": 2,
@@ -290,6 +317,19 @@ MAML_ABLATIONS = {
             "actions not scaled to their range": {"env_id": "UnscaledNavigation-v0"},
         },
     ),
+    "HalfCheetah, direction, 40 meta-iterations of 20 tasks": (
+        HALFCHEETAH,
+        {
+            "base: the published row's settings, fewer tasks and iterations": {},
+            "--action-scale 1 (the default)": {"action_scale": 1.0},
+            "--action-scale 0.3": {"action_scale": 0.3},
+            "--gamma 0.95 --gae-lambda 0.9": {"gamma": 0.95, "gae_lambda": 0.9},
+            "--gae-lambda 1 (the paper's code)": {"gae_lambda": 1.0},
+            "--max-kl 0.1": {"max_kl": 0.1},
+            "--inner-lr 0.3": {"inner_lr": 0.3},
+            "--norm-obs": {"norm_obs": True},
+        },
+    ),
     "Ant, direction, 20 meta-iterations of 10 tasks": (
         ANT,
         {
@@ -340,6 +380,20 @@ RL2_ABLATIONS = {
             "--learning-rate 1e-3": {"learning_rate": 1e-3},
             "--cell gru": {"cell": "gru"},
             "memory gate not biased": memory_gate_unbiased,
+        },
+    ),
+    "HalfCheetah, direction, 2 episodes, 3 M steps": (
+        RL2_HALFCHEETAH,
+        {
+            "base: the published row's settings, shortened": {},
+            "--num-minibatches 4": {"num_minibatches": 4},
+            "--num-envs 256 --num-minibatches 32": {"num_envs": 256, "num_minibatches": 32},
+            "--learning-rate 3e-4": {"learning_rate": 3e-4},
+            "--gamma 0.99 --gae-lambda 0.95": {"gamma": 0.99, "gae_lambda": 0.95},
+            "--action-scale 0.3": {"action_scale": 0.3},
+            "without --norm-obs": {"norm_obs": False},
+            "without --norm-reward": {"norm_reward": False},
+            "--cell gru": {"cell": "gru"},
         },
     ),
 }
@@ -424,6 +478,12 @@ def run(module, settings, change):
         mean = result["return_by_gradient_step"][i]
         error = result["return_by_gradient_step_stderr"][i]
         return {"return": mean, "stderr": error, "seconds": seconds}
+    if "regret_mean" not in result:
+        return {
+            "return": result["return_mean"],
+            "stderr": result["return_stderr"],
+            "seconds": seconds,
+        }
     # Less noisy than the mean of returns: what an episode yields at best, minus the regret.
     best, best_error = optimum(result["env_id"])
     episodes = result["episodes_per_trial"]

@@ -654,6 +654,10 @@ def speed():
         elif isinstance(row, dict) and "late" in row:
             times = f"{row['early']:.1f} ms at t = 100, {row['late']:.1f} ms at t = 900"
             lines.append(f"| {name} | {times} | | | |")
+        elif isinstance(row, dict) and "ms_per_trial_of_8" in row:
+            times = f"{row['ms_per_trial_of_8']:.2f} ms a trial in a minibatch of 8, "
+            times += f"{row['ms_per_trial_of_64']:.2f} ms in one of 64"
+            lines.append(f"| {name} | {times} | | | |")
     return "\n".join(lines)
 
 

@@ -201,6 +201,19 @@ def kernel_seconds(agent, x):
     return np.mean(times[1:])
 
 
+def minibatch_sizes(num_steps=400, **settings):
+    """Milliseconds that the recurrent kernel takes per trial, in minibatches of 8 and 64 trials."""
+    args = rl2_ppo.Args(**RUNNING | settings, amp=True)
+    env = envs.make(args.env_id, 1)
+    agent = rl2_ppo.Agent(env, args)
+    env.close()
+    result = {}
+    for size in (8, 64):
+        x = torch.randn(num_steps, size, agent.trunk.input_size)
+        result[f"ms_per_trial_of_{size}"] = 1000 * kernel_seconds(agent, x) / size
+    return result
+
+
 def snail_steps(steps=1000, num_envs=256, repeats=10):
     """Milliseconds of one step of a long trial, early and late in it.
 
@@ -386,6 +399,7 @@ JOBS = {
     "RL^2 on 256 HalfCheetahs": partial(ppo, rl2_ppo, **RUNNING),
     "RL^2 on 256 HalfCheetahs, --amp": partial(ppo, rl2_ppo, **RUNNING, amp=True),
     "sb3-contrib's RecurrentPPO on 256 HalfCheetahs": partial(recurrent_ppo),
+    "RL^2's recurrent kernel by minibatch, --amp": partial(minibatch_sizes),
     "SNAIL, one step of 256 trials of 1000 steps": partial(snail_steps),
     "2D navigation, 20 × 20 × 100": partial(maml, "Navigation2D-v0", meta_batch_size=20),
     "HalfCheetah, 40 × 20 × 200": partial(maml, "HalfCheetahDir-v0", meta_batch_size=40),

@@ -33,6 +33,7 @@ TINY_JOBS = {
     "environment": {"num_envs": 3, "seconds": 0.003},
     "ppo": {"iterations": 1, "num_envs": 4, "episodes_per_trial": 3},
     "recurrent_ppo": {"num_envs": 4, "num_steps": 8, "hidden_size": 8},
+    "minibatch_sizes": {"num_steps": 4},
     "snail_steps": {"steps": 10, "num_envs": 2, "repeats": 2},
     "maml": {"meta_batch_size": 2, "episodes_per_task": 2, "hidden_size": 8, "iterations": 1},
     "all_reduce": {"repeats": 3},
