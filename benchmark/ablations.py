@@ -335,6 +335,7 @@ MAML_ABLATIONS = {
         {
             "base: the published row's settings, fewer tasks and iterations": {},
             "--action-scale 1 (the default)": {"action_scale": 1.0},
+            "--action-scale 0.3": {"action_scale": 0.3},
             "--gamma 0.99 --gae-lambda 1 (the paper's code)": {"gamma": 0.99, "gae_lambda": 1.0},
         },
     ),
@@ -496,9 +497,11 @@ def main(only=""):
     path = RESULTS / "ablations.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for module, group, name, settings, change in entries():
+        if only not in f"{module.ALGORITHM}: {group}":
+            continue
         done = results.setdefault(module.ALGORITHM, {}).setdefault(group, {})
-        if only not in f"{module.ALGORITHM}: {group}" or name in done:
-            continue  # of what was done already, an interrupted benchmark goes on
+        if name in done:
+            continue  # an interrupted benchmark goes on
         done[name] = run(module, settings, change)
         print(f"{group}: {name}: {done[name]}", flush=True)
         path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")

@@ -113,6 +113,25 @@ def ppo(module, iterations=2, device="cpu", **settings):
     return result
 
 
+PPO_IN_A_PROCESS = """
+import json
+import sys
+import rl2_ppo
+import speed
+print(json.dumps(speed.ppo(rl2_ppo, **json.loads(sys.argv[1]))))
+"""
+
+
+def ppo_with_long_waits(**settings):
+    """`ppo` of RL^2, in a process whose idle threads wait in a loop as long as GNU OpenMP's do."""
+    command = [sys.executable, "-c", PPO_IN_A_PROCESS, json.dumps(settings)]
+    long_waits = {"GOMP_SPINCOUNT": "300000", "PYTHONPATH": f"{ROOT}:{ROOT}/benchmark"}
+    done = subprocess.run(
+        command, env=os.environ | long_waits, check=True, capture_output=True, text=True
+    )
+    return json.loads(done.stdout)
+
+
 class SB3VecEnv(VecEnv):
     """One of our environments as stable-baselines3 wants it: tasks drawn at the first reset."""
 
@@ -398,6 +417,9 @@ JOBS = {
     "SNAIL at the peer's settings, --amp": partial(ppo, snail_ppo, **PEER, amp=True),
     "RL^2 on 256 HalfCheetahs": partial(ppo, rl2_ppo, **RUNNING),
     "RL^2 on 256 HalfCheetahs, --amp": partial(ppo, rl2_ppo, **RUNNING, amp=True),
+    "RL^2 on 256 HalfCheetahs, --amp, GOMP_SPINCOUNT=300000": partial(
+        ppo_with_long_waits, **RUNNING, amp=True
+    ),
     "sb3-contrib's RecurrentPPO on 256 HalfCheetahs": partial(recurrent_ppo),
     "RL^2's recurrent kernel by minibatch, --amp": partial(minibatch_sizes),
     "SNAIL, one step of 256 trials of 1000 steps": partial(snail_steps),

@@ -32,6 +32,7 @@ ENTRIES = list(ablations.entries())
 TINY_JOBS = {
     "environment": {"num_envs": 3, "seconds": 0.003},
     "ppo": {"iterations": 1, "num_envs": 4, "episodes_per_trial": 3},
+    "ppo_with_long_waits": {"iterations": 1, "num_envs": 4, "episodes_per_trial": 1},
     "recurrent_ppo": {"num_envs": 4, "num_steps": 8, "hidden_size": 8},
     "minibatch_sizes": {"num_steps": 4},
     "snail_steps": {"steps": 10, "num_envs": 2, "repeats": 2},
@@ -223,7 +224,7 @@ def test_interrupted_ablations_go_on(monkeypatch, tmp_path):
     ablations.main("Ant")
     written = json.loads((tmp_path / "ablations.json").read_text())["maml_trpo"]
     (group,) = [group for group in written if "Ant" in group]
-    assert [entry["return"] for entry in written[group].values()] == [1, 2, 4]
+    assert [entry["return"] for entry in written[group].values()] == [1, 2, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["speed", "ablations"])
