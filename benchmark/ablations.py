@@ -327,6 +327,15 @@ MAML_ABLATIONS = {
             "--gae-lambda 1 (the paper's code)": {"gae_lambda": 1.0},
             "--max-kl 0.1": {"max_kl": 0.1},
             "--inner-lr 0.3": {"inner_lr": 0.3},
+            "--meta-batch-size 40 --episodes-per-task 10": {
+                "meta_batch_size": 40,
+                "episodes_per_task": 10,
+            },
+            "--meta-batch-size 10 --episodes-per-task 40": {
+                "meta_batch_size": 10,
+                "episodes_per_task": 40,
+            },
+            "--first-order": {"first_order": True},
             "--norm-obs": {"norm_obs": True},
         },
     ),
