@@ -512,9 +512,7 @@ def side_by_side_table():
     for title, stem in SIDE_BY_SIDE.items():
         for algorithm, entry, oracle_entry in side_by_side(stem):
             if entry is None:
-                cells = [title, algorithm, "–", "not trained yet", "–", "–", "–", "–"]
-                lines.append(table_row(cells))
-                continue
+                continue  # not trained yet: `run.py --list` says so
             _, row, results, _ = entry
             means, stderrs = stages(results)
             texts = [
