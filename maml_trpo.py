@@ -161,8 +161,8 @@ class Policy:
         self.action_space = env.single_action_space
         self.obs_size = flatdim(self.observation_space)
         self.action_size = flatdim(self.action_space)
-        # mean and variance [2, obs] of the observations so far, for --norm-obs
-        self.moments = torch.tensor([[0.0], [1.0]]).double().repeat(1, self.obs_size)
+        # mean and variance [2, obs] of the observations so far, for --norm-obs; at first [2, 1]
+        self.moments = torch.tensor([[0.0], [1.0]]).double()
 
     def initial_params(self, device="cpu"):
         """Glorot's uniform weights [1, in, out], zero biases and log-deviations [1, 1, out]."""
@@ -518,13 +518,14 @@ def train(args):
             before = saved["args"].get(name, False)  # older runs have no norm_obs
             if getattr(args, name) != before:
                 raise UsageError(f"{name} must stay {before}, as {args.resume} has it.")
-        for name, param in params.items():
-            if "iteration" not in saved or saved["agent"][name].shape != param.shape:
-                raise UsageError(
-                    f"{args.resume} is an agent alone, or its environment was another one."
-                )
+        policy.moments = saved["agent"].pop("moments", policy.moments).cpu()
+        expected_shapes = [param.shape for param in params.values()]
         params = saved["agent"]
-        policy.moments = params.pop("moments", policy.moments).cpu()
+        shapes = [param.shape for param in params.values()]
+        if "iteration" not in saved or shapes != expected_shapes:
+            raise UsageError(
+                f"{args.resume} is an agent alone, or its environment was another one."
+            )
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]

@@ -465,30 +465,52 @@ def test_a_finished_run_with_nothing_left_to_do_is_evaluated_in_a_whole_folder(s
 
 
 class Sized(Base):
-    """A test changes how many numbers are seen."""
+    """A test changes how many numbers are seen, and the actions."""
 
     def look(self):
         return np.ones(self.observation_space.shape)
 
+    def pay(self, action):
+        return 0.0
 
-def register_sized(numbers, steps):
+
+def register_sized(numbers, steps, action_space):
     Sized.observation_space = Box(-np.inf, np.inf, (numbers,), np.float64)
+    Sized.action_space = action_space
     gym.registry.pop("Sized-v0", None)
     gym.register("Sized-v0", entry_point=Sized, max_episode_steps=steps, disable_env_checker=True)
 
 
+THREE_ACTIONS = Discrete(3)
+THREE_NUMBERS = Box(-1.0, 1.0, (3,))
+
+
 @pytest.mark.parametrize(
-    "script, numbers, steps",
-    [("snail_ppo", 2, 40), ("snail_ppo", 3, 10), ("rl2_ppo", 3, 10), ("maml_trpo", 3, 10)],
+    "script, numbers, steps, action_space",
+    [
+        ("snail_ppo", 2, 40, THREE_ACTIONS),
+        ("snail_ppo", 3, 10, THREE_ACTIONS),
+        ("rl2_ppo", 3, 10, THREE_ACTIONS),
+        ("maml_trpo", 3, 10, THREE_ACTIONS),
+        ("snail_ppo", 2, 10, THREE_NUMBERS),
+        ("rl2_ppo", 2, 10, THREE_NUMBERS),
+        ("maml_trpo", 2, 10, THREE_NUMBERS),
+    ],
 )
-def test_an_environment_that_became_another_one_is_a_sentence(script, numbers, steps, in_folder):
-    """Trials have another length (of SNAIL, that is another network), or observations."""
-    register_sized(2, 10)
+@pytest.mark.parametrize("is_reverse", [False, True])
+def test_an_environment_that_became_another_one_is_a_sentence(
+    script, numbers, steps, action_space, is_reverse, in_folder
+):
+    """Trials have another length (of SNAIL, that is another network), observations or actions."""
+    versions = [(2, 10, THREE_ACTIONS), (numbers, steps, action_space)]
+    if is_reverse:
+        versions.reverse()
+    register_sized(*versions[0])
     args = args_of(script, env_id="Sized-v0", **length(script, 1))
     MODULES[script].train(args)
     (finished,) = in_folder.glob("runs/*")
     before = contents(finished)
-    register_sized(numbers, steps)
+    register_sized(*versions[1])
     args.resume = str(finished / "checkpoint.pt")
     with pytest.raises(UsageError, match="checkpoint.pt .*environment.* was another one") as caught:
         MODULES[script].train(args)
@@ -649,40 +671,6 @@ def test_none_and_other_values_arrive_as_what_they_are(script, in_folder, monkey
 
 class Enough(Exception):
     """Ends a run where its sizes are known."""
-
-
-def refuse_to_build(monkeypatch, most):
-    """Environments of more than `most` tasks count as a failure."""
-    make = envs.make
-
-    def guarded(env_id, num_envs=1, **kwargs):
-        assert num_envs <= most, f"{num_envs} sub-environments are built"
-        return make(env_id, num_envs, **kwargs)
-
-    monkeypatch.setattr(envs, "make", guarded)
-
-
-def too_late(*args):
-    raise AssertionError("the first batch is begun")
-
-
-TOO_LARGE = [
-    ("rl2_ppo", {"num_envs": 10**11}),
-    ("rl2_ppo", {"num_envs": 10**8, "env_id": "HalfCheetahVel-v0"}),
-    ("rl2_ppo", {"episodes_per_trial": 10**10}),
-    ("rl2_ppo", {"num_envs": 10**6, "episodes_per_trial": 10**5, "env_id": "TabularMDP-v0"}),
-    ("snail_ppo", {"num_envs": 10**11}),
-    ("snail_ppo", {"num_envs": 10**8, "env_id": "Navigation2D-v0"}),
-    ("snail_ppo", {"episodes_per_trial": 10**9}),
-    ("maml_trpo", {"meta_batch_size": 10**9}),
-    ("maml_trpo", {"episodes_per_task": 10**9}),
-    ("maml_trpo", {"meta_batch_size": 10**5, "episodes_per_task": 10**5, "env_id": "AntDir-v0"}),
-]
-LOWER = {
-    "maml_trpo": ("--meta-batch-size", "--episodes-per-task"),
-    "rl2_ppo": ("--num-envs", "--episodes-per-trial"),
-    "snail_ppo": ("--num-envs", "--episodes-per-trial"),
-}
 
 
 def batch_of_training(script, monkeypatch, **settings):
