@@ -15,7 +15,7 @@ that a rollout computes them only once.
     a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)   policy and value                               (3)
     A_t = delta_t + gamma lambda A_{t+1}       advantage: GAE, over the whole trial            (5.2)
           delta_t = r_t + gamma V_{t+1} - V_t
-    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old      PPO, for the paper's TRPO
+    L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old      PPO, not the paper's TRPO
 
 The numbers are sections of Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141.
 PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
