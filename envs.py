@@ -443,24 +443,23 @@ class Locomotion(TaskVectorEnv):
         if self.goal == "Params":
             if (tasks <= 0).any():
                 raise UsageError("tasks must be factors above 0.")
-            friction, mass, damping, gear = tasks.T
-            self._scale("geom_friction", friction)
-            self._scale("body_mass", mass)
-            self._scale("body_inertia", mass)
-            self._scale("dof_damping", damping)
-            self._scale("actuator_gear", gear)
+            friction, mass, damping, gear = tasks.T  # [N] each
+            factors = {
+                "geom_friction": friction,
+                "body_mass": mass,
+                "body_inertia": mass,
+                "dof_damping": damping,
+                "actuator_gear": gear,
+            }
+            for name, factor in factors.items():
+                own = self._simulations.expand(name)  # [N, ...]: each simulation has its own
+                own.T[:] = getattr(self._model, name).T[..., None] * factor
             self._simulations.set_const()  # what MuJoCo derives from masses
 
-    def _scale(self, name, factor):
-        """A number of the model, times `factor` [N], for each simulation its own."""
-        own = self._simulations.expand(name)  # [N, ...]
-        own.T[:] = getattr(self._model, name).T[..., None] * factor
-
     def _start(self, mask):
-        count = mask.sum()
-        noise = self.np_random.uniform(-0.1, 0.1, (count, self._model.nq))
+        noise = self.np_random.uniform(-0.1, 0.1, self._qpos[mask].shape)
         self._qpos[mask] = self._model.qpos0 + noise
-        self._qvel[mask] = 0.1 * self.np_random.standard_normal((count, self._model.nv))
+        self._qvel[mask] = 0.1 * self.np_random.standard_normal(self._qvel[mask].shape)
         self._simulations.reset(mask)
 
     def _observe(self):
@@ -470,7 +469,13 @@ class Locomotion(TaskVectorEnv):
         before = self._position[:, 0].copy()
         self._ctrl[:] = actions
         self._simulations.step(nstep=5)
-        velocity = (self._position[:, 0] - before) / (5 * self._model.opt.timestep)  # [N]
+        velocity = (self._position[:, 0] - before) / 0.05  # m/s, [N]
+        # A light body with strong motors may fly apart in MuJoCo's steps of 0.01 s. It starts anew,
+        # as do those that MuJoCo itself has put to x = 0, which looks like a leap.
+        is_apart = (np.abs(np.column_stack([self._qvel, velocity])) > 200).any(axis=1)
+        if is_apart.any():
+            velocity[is_apart] = 0
+            self._start(is_apart)
         reward = velocity
         if self.goal == "Dir":
             reward = velocity * self.tasks

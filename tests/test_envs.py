@@ -577,6 +577,47 @@ def test_physics_tasks_are_log_uniform():
     assert np.abs(np.corrcoef(tasks.T) - np.eye(4)).max() < 0.05
 
 
+@pytest.mark.parametrize("speed", [500, 1e12])  # MuJoCo itself puts the latter to x = 0
+def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed):
+    """Its step pays the cost of its action alone; its episode goes on."""
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (20, 3, 6)).astype(np.float32)
+    runs = []
+    for is_hit in (True, False):
+        env = envs.make("HalfCheetahParams-v0", 3, horizon=20)
+        env.reset(seed=0, options={"tasks": np.ones((3, 4))})
+        steps = []
+        for t in range(20):
+            if is_hit and t == 7:
+                env.unwrapped._qvel[1, 0] = speed
+                env.unwrapped._qpos[1, 0] = 30  # m, from where it would leap back
+            steps.append(env.step(actions[t]))
+        runs.append(steps)
+    (obs, reward, terminated, truncated, info) = runs[0][7]
+    assert np.abs(obs[1, :8]).max() <= 0.1  # the position's noise at a start
+    assert np.abs(obs[1, 8:]).max() < 0.6  # 0.1 N(0, 1)
+    assert info["x_velocity"][1] == 0
+    assert reward[1] == np.float32(-0.05 * (actions[7, 1] ** 2).sum())
+    assert not terminated.any() and not truncated.any()
+    for t in range(19):
+        for mine, theirs in zip(runs[0][t][:4], runs[1][t][:4], strict=True):
+            np.testing.assert_array_equal(mine[[0, 2]], theirs[[0, 2]])
+    assert runs[0][19][3].all()  # all episodes end together
+
+
+def test_light_bodies_with_strong_motors_stay_within_bounds():
+    """Without a new start, the fastest of these have 10^7 rad/s and rewards of 10^6."""
+    body = [0.36, 0.51, 0.31, 2.45]
+    env = envs.make("HalfCheetahParams-v0", 200)
+    env.reset(seed=0, options={"tasks": np.array([body] * 200)})
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        actions = np.sign(rng.standard_normal((200, 6))).astype(np.float32)
+        obs, reward, *_ = env.step(actions)
+        assert np.abs(obs[:, 8:]).max() <= 200
+        assert np.abs(reward).max() < 1000
+
+
 def test_mujoco_is_quiet():
     """A model that is loaded and stepped prints nothing, even with every warning on."""
     code = (
