@@ -6,9 +6,9 @@
 
 Locomotion, and ordinary environments that render to rgb_array: `video.gif`, episodes of some tasks
 side by side, before and after adaptation (the first and the last one of a trial; for MAML before
-and after gradient steps). Navigation2D: `paths.png`, as in figure 4 of Finn et al. (2017). Bandits
-and MDPs: `heatmap.png`, which arm is pulled, which state is visited in the course of a trial, as a
-part of many agents in the same task.
+and after gradient steps). Mazes: the same, what the agent sees beside the map. Navigation2D:
+`paths.png`, as in figure 4 of Finn et al. (2017). Bandits and MDPs: `heatmap.png`, which arm is
+pulled, which state is visited in the course of a trial, as a part of many agents in the same task.
 """
 
 import os
@@ -368,7 +368,39 @@ def mazes(folder, num_tasks=3):
     return path
 
 
+def walks(checkpoint, folder, num_tasks=3):
+    """Mazes: what the agent sees, beside the map with the agent as an arrow."""
+
+    def look(env):
+        """Pictures [num_tasks, 150, 350, 3], of the first copy in each task."""
+        maze = env.unwrapped
+        copies = env.num_envs // num_tasks
+        side = 2 * maze.size + 1
+        views = maze._observe().repeat(5, axis=1).repeat(5, axis=2)  # [N, 150, 200, 3]
+        blocks = maze._blocks.reshape(-1, side, side)[1:-1]  # without the walls before and after
+        plans = maze._colors[blocks]
+        pictures = []
+        for i in range(0, env.num_envs, copies):
+            place, heading = maze._pose[:, i]
+            plan = Image.fromarray(plans[i]).resize((150, 150), Image.Resampling.NEAREST)
+            row, column = divmod(place % side**2, side)
+            middle = np.array([column, row]) + 0.5
+            ahead = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)][heading])
+            aside = ahead[::-1]
+            back = middle - 0.4 * ahead
+            corners = [middle + 0.5 * ahead, back + 0.4 * aside, back - 0.4 * aside]
+            corners = [tuple(corner * 150 / side) for corner in corners]
+            ImageDraw.Draw(plan).polygon(corners, fill="yellow")
+            pictures.append(np.concatenate([views[i], np.asarray(plan)], axis=1))
+        return np.stack(pictures)
+
+    _, _, parts = trials(checkpoint, num_tasks, 1, look)
+    names = range(1, num_tasks + 1)
+    return film(folder / "video.gif", chosen_films(parts, num_tasks), names, fps=3)
+
+
 KINDS = {
+    envs.VisualMaze: walks,
     envs.Bandit: heatmap,
     envs.TabularMDP: heatmap,
     envs.Navigation2D: paths,

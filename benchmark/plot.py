@@ -601,15 +601,36 @@ def levels():
     )
 
 
+def in_steps(summary):
+    """Steps to the goal, in a cell."""
+    return f"{summary['steps_mean']:.1f} ± {summary['steps_stderr']:.1f}"
+
+
 def mazes():
-    """Steps to the goal of who knows the maze and of random actions, as a markdown table."""
-    lines = table_head(["mazes", "planner that knows the maze", "random", "random, success"])
-    for name, row in read("baselines.json").items():
-        if "rooms" in name:
-            cells = [name]
-            for entry in row.values():
-                cells.append(f"{entry['steps_mean']:.1f} ± {entry['steps_stderr']:.1f}")
-            lines.append(table_row([*cells, f"{row['random']['success']:.0%}"]))
+    """Steps to the goal in each episode, as a markdown table.
+
+    Those of who knows the maze, of random actions, and of the agents that were trained in small
+    mazes.
+    """
+    head = ["mazes", "who", "steps in the first episode", "in the second", "success"]
+    lines = table_head([*head, "second to first", "second to the planner's"])
+    for setting, entries in read("baselines.json").items():
+        if "rooms" not in setting:
+            continue
+        planned = entries["planner that knows the maze"]["steps_mean"]
+        for who, summary in entries.items():
+            cells = [setting, who, in_steps(summary), "the same", f"{summary['success']:.0%}"]
+            lines.append(table_row([*cells, "1", f"{summary['steps_mean'] / planned:.2f}"]))
+        for path in sorted(RESULTS.glob("*maze*/*/mazes.json")):
+            first, second = json.loads(path.read_text()).get(setting, [None, None])
+            if first is None:
+                continue
+            name, seed = path.parts[-3:-1]
+            who = f"[{ALGORITHMS[ROWS[name]['script']]}](../benchmark/results/{name}), {seed}"
+            cells = [setting, who, in_steps(first), in_steps(second)]
+            cells.append(f"{first['success']:.1%}, {second['success']:.1%}")
+            cells.append(f"{second['steps_mean'] / first['steps_mean']:.2f}")
+            lines.append(table_row([*cells, f"{second['steps_mean'] / planned:.2f}"]))
     return "\n".join(lines)
 
 

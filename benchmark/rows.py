@@ -100,24 +100,27 @@ RL2_MDP = (
     | {"cell": "lstm", "hidden_size": 128, "total_timesteps": 400_000_000, "grow_trials": True}
 )
 SNAIL_MDP = MDP | MDP_FROM_REGRET | {"total_timesteps": 60_000_000, "grow_trials": True}
-# A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Of five
-# arms and 10 or 100 pulls, 3 or 20 before the step are best, if it then took the best arm so far.
+# A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Arms are
+# alike at first, and most of a meta-gradient is noise: many tasks, and a small trust region.
 MAML_BANDIT = {
     "env_id": "Bandit-v0",
-    "meta_batch_size": 200,
-    "inner_lr": 1.0,
-    "max_kl": 0.03,
+    "num_iterations": 150,
+    "meta_batch_size": 1000,
+    "inner_lr": 3.0,
+    "hidden_size": 32,
+    "max_kl": 0.005,
     "fisher_fraction": 1.0,
     "eval_trials": 10_000,
 }
-MAML_TEN_PULLS = MAML_BANDIT | {"episodes_per_task": 3, "eval_episodes": 3}
+MAML_TEN_PULLS = MAML_BANDIT | {"episodes_per_task": 5, "eval_episodes": 5}
 MAML_HUNDRED_PULLS = MAML_BANDIT | {"episodes_per_task": 20, "eval_episodes": 20}
 # The SNAIL paper reports shares of the informed optimum: .563 for 10 episodes and .591 for 25.
 MAML_MDP = {
     "env_id": "TabularMDP-v0",
-    "meta_batch_size": 100,
-    "inner_lr": 1.0,
-    "max_kl": 0.03,
+    "num_iterations": 200,
+    "meta_batch_size": 300,
+    "inner_lr": 3.0,
+    "hidden_size": 64,
     "fisher_fraction": 1.0,
     "eval_trials": 4000,
 }
@@ -187,6 +190,22 @@ SNAIL_HALFCHEETAH_VEL = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahVel-v0", "acti
 SNAIL_HALFCHEETAH_PARAMS = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahParams-v0"}
 SNAIL_ANT_DIR = SNAIL_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}
 SNAIL_ANT_VEL = SNAIL_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
+# Pixels are from 0 to 255. Most trials are short, and a batch waits for its longest one.
+MAZE = {
+    "env_id": "VisualMaze-v0",
+    "episodes_per_trial": 2,
+    "total_timesteps": 6_000_000,
+    "num_envs": 128,
+    "cell": "lstm",
+    "hidden_size": 128,
+    "learning_rate": 1e-3,
+    "gae_lambda": 0.95,
+    "num_minibatches": 8,
+    "ent_coef": 0.01,
+    "norm_obs": True,
+    "amp": True,
+    "eval_trials": 1000,
+}
 # Memory that ends with the episode.
 ONE_EPISODE = {"episodes_per_trial": 1, "num_envs": 256}
 TASK_IN_SIGHT = {"env_kwargs": {"observe_task": True}}
@@ -379,6 +398,12 @@ ROWS = {
         },
         "seeds": [1],
         "family": "MiniGrid, red ball, 2 episodes",
+    },
+    "maze-2-episodes": {
+        "script": "rl2_ppo",
+        "title": "visual maze, 2 episodes",
+        "arguments": MAZE,
+        "seeds": SEEDS,
     },
     "traffic-2-episodes": {
         "script": "rl2_ppo",

@@ -358,6 +358,36 @@ def shrink(source, target):
     torch.save({key: saved[key] for key in ("algorithm", "args", "agent")}, target)
 
 
+def maze_steps(script, checkpoint, num_mazes=1000):
+    """Steps to the goal in held-out mazes of each size: {setting of baselines.MAZES: summaries}.
+
+    There is a `baselines.summary` for each episode of a trial. SNAIL's memory is as long as a trial
+    of its training, so that it has none where trials are longer.
+    """
+    agent = script.load(checkpoint)
+    episodes = agent.args.episodes_per_trial
+    result = {}
+    for setting, (size, horizon) in baselines.MAZES.items():
+        if getattr(agent, "steps", np.inf) < episodes * horizon:
+            continue
+        env = envs.make("VisualMaze-v0", 50, size=size, horizon=horizon)
+        tasks = env.sample_tasks(num_mazes, [1, agent.args.eval_seed])
+        steps = []
+        found = []
+        for start in range(0, num_mazes, 50):
+            torch.manual_seed(start)
+            data = script.rollout(agent, env, tasks[start : start + 50], episodes, start)
+            data["step"] = torch.ones_like(data["reward"])
+            data["found"] = (data["reward"] > 0).float()  # only the goal pays
+            steps.append(script.sum_by_episode(data, "step", episodes))
+            found.append(script.sum_by_episode(data, "found", episodes) > 0)
+        env.close()
+        steps = np.concatenate(steps)  # [mazes, episodes]
+        found = np.concatenate(found)
+        result[setting] = [baselines.summary(steps[:, i], found[:, i]) for i in range(episodes)]
+    return result
+
+
 def collect(name, seed):
     """Copies what is published of a finished run into the results."""
     run = find_run(name, seed)
@@ -376,6 +406,9 @@ def collect(name, seed):
         csv.writer(file).writerows([head, *lines])
     if (run / "machine.json").exists():
         shutil.copy(run / "machine.json", target)
+    if args["env_id"] == "VisualMaze-v0":
+        mazes = maze_steps(script_of(name), run / "checkpoint.pt")
+        (target / "mazes.json").write_text(json.dumps(mazes, indent=2, ensure_ascii=False) + "\n")
     shutil.copy(run / "eval.json", target)  # the last one: a row with it is a whole one
 
 

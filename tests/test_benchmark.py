@@ -1027,3 +1027,55 @@ def test_mazes_in_the_results_are_those_that_are_computed():
     random = baselines.maze_baseline("random", 2, 30, num_mazes=50)
     assert planner["success"] == 1
     assert random["steps_mean"] > planner["steps_mean"]
+
+
+@pytest.mark.parametrize("script", [rl2_ppo, snail_ppo])
+def test_an_agents_steps_in_mazes_against_a_walk_step_by_step(script, tmp_path, monkeypatch):
+    settings = {"small": (2, 9), "large": (3, 12), "longer than SNAIL's memory": (2, 13)}
+    monkeypatch.setattr(baselines, "MAZES", settings)
+    args = script.Args(env_id="VisualMaze-v0", env_kwargs={"horizon": 12}, episodes_per_trial=2)
+    agent = script.Agent(envs.make("VisualMaze-v0", 1, horizon=12), args)
+    saved = {"algorithm": script.ALGORITHM, "args": vars(args), "agent": agent.state_dict()}
+    torch.save(saved, tmp_path / "agent.pt")
+    result = run.maze_steps(script, tmp_path / "agent.pt", num_mazes=50)
+    assert list(result) == list(settings)[: 2 if script is snail_ppo else 3]
+    for name, episodes in result.items():
+        size, horizon = settings[name]
+        env = envs.make("VisualMaze-v0", 50, size=size, horizon=horizon)
+        obs, _ = env.reset(seed=0, options={"tasks": env.sample_tasks(50, [1, 0])})
+        torch.manual_seed(0)
+        state = agent.initial_state(50)
+        action = reward = done = np.zeros(50)
+        steps = np.zeros((50, 2))
+        found = np.zeros((50, 2), dtype=bool)
+        episode = np.zeros(50, dtype=int)
+        while (episode < 2).any():
+            action, state = agent.act(obs, action, reward, done, state)
+            obs, reward, terminated, truncated, _ = env.step(action.numpy())
+            done = terminated | truncated
+            for i in range(50):
+                if episode[i] < 2:
+                    steps[i, episode[i]] += 1
+                    found[i, episode[i]] |= terminated[i]
+            episode += done
+        for i, summary in enumerate(episodes):
+            assert summary == baselines.summary(steps[:, i], found[:, i])
+
+
+def test_the_table_of_mazes_has_the_agents_steps(tmp_path, monkeypatch):
+    entry = {"steps_mean": 8.0, "steps_stderr": 0.5, "success": 0.5, "steps_of_successes": 5.0}
+    small = {"planner that knows the maze": entry, "random": entry | {"steps_mean": 80.0}}
+    results = tmp_path / "maze-2-episodes" / "seed-3"
+    results.mkdir(parents=True)
+    (tmp_path / "baselines.json").write_text(
+        json.dumps({"2 x 2 rooms": small, "3 x 3 rooms": small})
+    )
+    summaries = [entry | {"steps_mean": 20.0}, entry | {"steps_mean": 12.0, "success": 1.0}]
+    (results / "mazes.json").write_text(json.dumps({"3 x 3 rooms": summaries}))
+    monkeypatch.setattr(plot, "RESULTS", tmp_path)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in plot.mazes().splitlines()]
+    assert len(lines) == 2 + 2 + 3
+    assert lines[2][:2] == ["2 x 2 rooms", "planner that knows the maze"]
+    link = "[RL²](../benchmark/results/maze-2-episodes), seed-3"
+    shown = ["20.0 ± 0.5", "12.0 ± 0.5", "50.0%, 100.0%", "0.60", "1.50"]
+    assert lines[6] == ["3 x 3 rooms", link, *shown]

@@ -577,8 +577,14 @@ def test_physics_tasks_are_log_uniform():
     assert np.abs(np.corrcoef(tasks.T) - np.eye(4)).max() < 0.05
 
 
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    """A folder of the test's own, for the file in which MuJoCo writes its warnings."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("speed", [500, 1e12])  # MuJoCo itself puts the latter to x = 0
-def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed):
+def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, in_folder):
     """Its step pays the cost of its action alone; its episode goes on."""
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (20, 3, 6)).astype(np.float32)
@@ -605,7 +611,7 @@ def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed):
     assert runs[0][19][3].all()  # all episodes end together
 
 
-def test_light_bodies_with_strong_motors_stay_within_bounds():
+def test_light_bodies_with_strong_motors_stay_within_bounds(in_folder):
     """Without a new start, the fastest of these have 10^7 rad/s and rewards of 10^6."""
     body = [0.36, 0.51, 0.31, 2.45]
     env = envs.make("HalfCheetahParams-v0", 200)

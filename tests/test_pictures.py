@@ -335,6 +335,44 @@ def test_mazes_are_drawn_as_they_are(tmp_path):
     assert (halves[0] == [0, 0, 255]).all(axis=2).any()  # the goal, on the map
 
 
+@pytest.mark.parametrize("script", [rl2_ppo, maml_trpo])
+def test_a_walk_shows_what_is_seen_beside_the_map_with_the_agent(script, tmp_path):
+    path = checkpoint(tmp_path, script, "VisualMaze-v0", size=3, horizon=5)
+    assert pictures.draw(path) == tmp_path / "video.gif"
+    _, tasks, parts = pictures.trials(path, 3, 1)
+    gif = Image.open(tmp_path / "video.gif")
+    num_rows = 3 if script is maml_trpo else 2
+    frames = []
+    for i in range(gif.n_frames):
+        gif.seek(i)
+        frames.append(pixels_of(gif).reshape(num_rows, 150, 3, 350, 3).swapaxes(1, 2))
+    chosen = [parts["episode 1"], parts["episode 3"]] if script is rl2_ppo else []
+    for row, part in enumerate(chosen):
+        for i, task in enumerate(tasks):
+            first = frames[0][row, i]
+            # below the text in the upper left corner
+            seen = part["obs"][0, i, 0].astype(int)[4:].repeat(5, 0).repeat(5, 1)
+            assert (abs(first[20:, :200] - seen).max(axis=2) < 60).mean() > 0.99
+            # the arrow is around the middle of the block where the agent starts
+            is_yellow = (abs(first[:, 200:] - [255, 255, 0]) < 40).all(axis=2)
+            ((start_row, start_column),) = np.argwhere(task > 7)
+            rows, columns = np.nonzero(is_yellow & inside(start_row, start_column))
+            assert len(rows) > 100
+            # broad at its back: its mean is behind the middle, seen in its direction
+            heading = task[start_row, start_column] - 8
+            down, right = [(0, 1), (1, 0), (0, -1), (-1, 0)][heading]
+            middle = (np.array([start_row, start_column]) + 1.5) * 150 / 7
+            offset = np.array([rows.mean(), columns.mean()]) + 0.5 - middle
+            assert offset @ [down, right] < -0.5
+            assert abs(offset @ [right, down]) < 0.5
+
+
+def inside(row, column):
+    """Which pixels of a map of 7 x 7 blocks are of this room, bool [150, 150]."""
+    block = np.arange(150) * 7 // 150 - 1
+    return (block == row)[:, None] & (block == column)
+
+
 def test_mazes_need_a_folder():
     done = subprocess.run(
         [sys.executable, pictures.__file__, "VisualMaze-v0"], capture_output=True, text=True
