@@ -190,17 +190,19 @@ SNAIL_HALFCHEETAH_VEL = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahVel-v0", "acti
 SNAIL_HALFCHEETAH_PARAMS = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahParams-v0"}
 SNAIL_ANT_DIR = SNAIL_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}
 SNAIL_ANT_VEL = SNAIL_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
-# Pixels are from 0 to 255. Most trials are short, and a batch waits for its longest one.
+# Pixels are from 0 to 255. A batch waits for its longest trial: shorter ones than in evaluation.
 MAZE = {
     "env_id": "VisualMaze-v0",
+    "env_kwargs": {"horizon": 100},
     "episodes_per_trial": 2,
-    "total_timesteps": 6_000_000,
+    "total_timesteps": 2_000_000,
     "num_envs": 128,
     "cell": "lstm",
     "hidden_size": 128,
     "learning_rate": 1e-3,
     "gae_lambda": 0.95,
-    "num_minibatches": 8,
+    "num_minibatches": 4,
+    "update_epochs": 3,
     "ent_coef": 0.01,
     "norm_obs": True,
     "amp": True,
