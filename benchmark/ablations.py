@@ -223,6 +223,18 @@ ANT = {
     "max_kl": 0.03,
     "fisher_fraction": 0.2,
 }
+MAML_BANDIT = {
+    "env_id": "Bandit-v0",
+    "num_iterations": 150,
+    "meta_batch_size": 1000,
+    "episodes_per_task": 5,
+    "inner_lr": 3.0,
+    "hidden_size": 32,
+    "max_kl": 0.005,
+    "fisher_fraction": 1.0,
+    "eval_trials": 10_000,
+    "eval_episodes": 5,
+}
 HALFCHEETAH = {
     "env_id": "HalfCheetahDir-v0",
     "num_iterations": 40,
@@ -321,6 +333,18 @@ MAML_ABLATIONS = {
             "--gae-lambda 0.9 (the default)": {"gae_lambda": 0.9},
             "no baseline": no_baseline,
             "actions not scaled to their range": {"env_id": "UnscaledNavigation-v0"},
+        },
+    ),
+    "bandit, 5 arms, 10 pulls": (
+        MAML_BANDIT,
+        {
+            "base: the published row": {},
+            "--meta-batch-size 200": {"meta_batch_size": 200},
+            "--max-kl 0.03": {"max_kl": 0.03},
+            "--meta-batch-size 200 --max-kl 0.03": {"meta_batch_size": 200, "max_kl": 0.03},
+            "--inner-lr 1": {"inner_lr": 1.0},
+            "--inner-lr 10": {"inner_lr": 10.0},
+            "--episodes-per-task 3 --eval-episodes 3": {"episodes_per_task": 3, "eval_episodes": 3},
         },
     ),
     "HalfCheetah, direction, 40 meta-iterations of 20 tasks": (

@@ -100,8 +100,8 @@ RL2_MDP = (
     | {"cell": "lstm", "hidden_size": 128, "total_timesteps": 400_000_000, "grow_trials": True}
 )
 SNAIL_MDP = MDP | MDP_FROM_REGRET | {"total_timesteps": 60_000_000, "grow_trials": True}
-# A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Arms are
-# alike at first, and most of a meta-gradient is noise: many tasks, and a small trust region.
+# A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Most of
+# a meta-gradient is noise, for arms are alike: many tasks, and a small trust region.
 MAML_BANDIT = {
     "env_id": "Bandit-v0",
     "num_iterations": 150,
