@@ -193,15 +193,15 @@ SNAIL_ANT_VEL = SNAIL_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
 # Pixels are from 0 to 255. A batch waits for its longest trial: shorter ones than in evaluation.
 MAZE = {
     "env_id": "VisualMaze-v0",
-    "env_kwargs": {"horizon": 100},
+    "env_kwargs": {"horizon": 50},
     "episodes_per_trial": 2,
-    "total_timesteps": 2_000_000,
+    "total_timesteps": 8_000_000,
     "num_envs": 128,
     "cell": "lstm",
     "hidden_size": 128,
     "learning_rate": 1e-3,
     "gae_lambda": 0.95,
-    "num_minibatches": 4,
+    "num_minibatches": 16,
     "update_epochs": 3,
     "ent_coef": 0.01,
     "norm_obs": True,
