@@ -165,7 +165,9 @@ RL2_LOCOMOTION = {
 RL2_HALFCHEETAH_DIR = RL2_LOCOMOTION | {"env_id": "HalfCheetahDir-v0"}
 # Large actions cost more here than they bring: it is not the fastest gait that is wanted.
 RL2_HALFCHEETAH_VEL = RL2_LOCOMOTION | {"env_id": "HalfCheetahVel-v0", "action_scale": 0.3}
-RL2_HALFCHEETAH_PARAMS = RL2_LOCOMOTION | {"env_id": "HalfCheetahParams-v0"}
+# A few light bodies with strong motors run far faster than all others: it takes many tasks.
+PARAMS = {"env_id": "HalfCheetahParams-v0", "eval_trials": 1000}
+RL2_HALFCHEETAH_PARAMS = RL2_LOCOMOTION | PARAMS
 RL2_ANT_DIR = RL2_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}
 RL2_ANT_VEL = RL2_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
 SNAIL_LOCOMOTION = {
@@ -187,7 +189,7 @@ SNAIL_LOCOMOTION = {
 }
 SNAIL_HALFCHEETAH_DIR = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahDir-v0"}
 SNAIL_HALFCHEETAH_VEL = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahVel-v0", "action_scale": 0.3}
-SNAIL_HALFCHEETAH_PARAMS = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahParams-v0"}
+SNAIL_HALFCHEETAH_PARAMS = SNAIL_LOCOMOTION | PARAMS
 SNAIL_ANT_DIR = SNAIL_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}
 SNAIL_ANT_VEL = SNAIL_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
 # Pixels are from 0 to 255. A batch waits for its longest trial: shorter ones than in evaluation.
