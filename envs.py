@@ -392,7 +392,7 @@ class Locomotion(TaskVectorEnv):
       https://arxiv.org/abs/1810.06784).
 
     A step is 0.05 s, by mjbatch on all cores. The Ant's episode ends when its height leaves
-    [0.2, 1.0] m.
+    [0.2, 1.0] m. A body that has more than 200 rad/s or m/s starts anew within its episode.
     """
 
     def __init__(self, body, goal, num_envs=1, horizon=200, observe_task=False):

@@ -165,7 +165,7 @@ RL2_LOCOMOTION = {
 RL2_HALFCHEETAH_DIR = RL2_LOCOMOTION | {"env_id": "HalfCheetahDir-v0"}
 # Large actions cost more here than they bring: it is not the fastest gait that is wanted.
 RL2_HALFCHEETAH_VEL = RL2_LOCOMOTION | {"env_id": "HalfCheetahVel-v0", "action_scale": 0.3}
-# A few light bodies with strong motors run far faster than all others: it takes many tasks.
+# A tenth of the bodies, light ones with strong motors, earn most of the return: many tasks.
 PARAMS = {"env_id": "HalfCheetahParams-v0", "eval_trials": 1000}
 RL2_HALFCHEETAH_PARAMS = RL2_LOCOMOTION | PARAMS
 RL2_ANT_DIR = RL2_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}

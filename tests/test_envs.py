@@ -612,7 +612,7 @@ def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, in_fol
 
 
 def test_light_bodies_with_strong_motors_stay_within_bounds(in_folder):
-    """Without a new start, the fastest of these have 10^7 rad/s and rewards of 10^6."""
+    """Without a new start, the fastest of these has 3e7 rad/s, and a reward of 1e7."""
     body = [0.36, 0.51, 0.31, 2.45]
     env = envs.make("HalfCheetahParams-v0", 200)
     env.reset(seed=0, options={"tasks": np.array([body] * 200)})
