@@ -5,14 +5,18 @@ policy, whose fresh episodes tell how well the task is solved then. Meta-learnin
 a function of the *initial* parameters: the gradient runs back through the adaptation step, and TRPO
 keeps the adapted policies close to what they were.
 
-    J_i(theta) = E_i [pi_theta(a | s) / pi_old(a | s) A(s, a)]                surrogate (equation 4)
-    theta_i'   = theta + alpha grad J_i(theta)                                adaptation       (2.2)
-    max_theta    mean_i J_i'(theta_i'(theta)), J_i' on new episodes           meta-objective (eq. 1)
+    J_i(theta) = E_i [pi_theta(a | s) / pi_old(a | s) A(s, a)]                surrogate (for eq. 4)
+    theta_i'   = theta + alpha grad J_i(theta)                                adaptation  (sec. 2.2)
+    max_theta    mean_i J~_i(theta_i'(theta)), J~_i on new episodes           meta-objective (eq. 1)
     such that    mean_i E KL(pi_theta_i'(old) || pi_theta_i'(theta)) <= delta  trust region  (TRPO)
     F v        = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) v     Fisher-vector product
-    step       = s sqrt(2 delta / x^T F x) x,  F x = grad,  s = 1, 0.8, ...   line search
+    step       = 0.8^k sqrt(2 delta / x^T F x) x,  F x = g,  k = 0, 1, ...    line search
 
-The numbers are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400; section 4.2 and
+E_i is the mean over the steps that pi_old took in task i, A their advantage. J~_i is the same on
+the episodes of the adapted policy, F_i that policy's Fisher matrix, and g the gradient of the
+meta-objective.
+
+The numbers are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400; section 3.2 and
 Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
 https://arxiv.org/abs/1502.05477, appendix C. The linear baseline is that of Duan et al. (2016),
 https://arxiv.org/abs/1604.06778.
@@ -79,7 +83,7 @@ class Args:
     num_iterations: float = 300
     """the number of meta-updates"""
     meta_batch_size: int = 20
-    """the number of tasks in a meta-update, of all processes"""
+    """the number of tasks in a meta-update, of all processes; each takes an equal part"""
     episodes_per_task: int = 20
     """episodes in each task, before adaptation and again after each adaptation step"""
     num_inner_steps: int = 1
@@ -93,11 +97,12 @@ class Args:
     hidden_size: int = 100
     """the size of the policy's two hidden layers"""
     action_scale: float = 1.0
-    """the first standard deviation of continuous actions; the environment clips them to [-1, 1]"""
+    """the first standard deviation of continuous actions, and the unit of their mean; the
+    environment clips them to [-1, 1]"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
-    """the lambda for the general advantage estimation; longer episodes want a larger one"""
+    """the lambda for the generalized advantage estimation; longer episodes want a larger one"""
     max_kl: float = 0.01
     """the trust region delta: the mean KL divergence of the adapted policies in a meta-update"""
     cg_iterations: int = 10
@@ -115,7 +120,7 @@ class Args:
     eval_episodes: int = 40
     """episodes in each held-out task, before adaptation and again after each of 3 steps"""
     eval_seed: int = 0
-    """the seed of the held-out tasks, which training never sees"""
+    """the seed of the held-out tasks: new ones, unless there are only a few in all"""
 
 
 def check_arguments(args):
@@ -142,7 +147,7 @@ def check_arguments(args):
 
 
 def average(x):
-    """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
+    """The mean of a tensor over the processes that torchrun started; without torchrun, itself."""
     if dist.is_initialized():
         x = x / dist.get_world_size()
         dist.all_reduce(x)  # the sum over processes, in place
@@ -273,13 +278,12 @@ def discounted_sums(x, discount):
 def linear_baseline(batch, gamma):
     """Values [M, K, T]: a least-squares fit of the returns-to-go in each task.
 
-    Features are o, o^2, t, t^2, t^3 and 1, with o clipped to 10 and t in 100 steps, as in the code
-    of Duan et al. (2016).
+    Features are o, o^2, t, t^2, t^3 and 1, with o clipped to 10 and t in units of 100 steps, as in
+    the code of Duan et al. (2016).
     """
     obs = batch["obs"].double().clamp(-10, 10)
     valid = batch["valid"].double()
-    t = torch.arange(valid.shape[2]).to(obs) / 100
-    t = t.expand_as(valid)[..., None]
+    t = (valid.cumsum(2)[..., None] - 1) / 100  # [M, K, T, 1]: 0 in an episode's first step
     features = torch.cat([obs, obs**2, t, t**2, t**3, t**0], dim=3)
     phi = (features * valid[..., None]).flatten(1, 2)  # [M, K T, F]
     returns = discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]  # [M, K T, 1]
@@ -310,9 +314,11 @@ def mean_over_steps(x, batch):
 
 
 def surrogate(distribution, batch):
-    """J_i = E[pi / pi_old A] over each task's steps, [M] (equation 4).
+    """J_i = E[pi / pi_old A] over each task's steps, [M]: a surrogate for the return (equation 4).
 
-    Where pi is pi_old, its gradient is the policy gradient.
+    Where pi is pi_old, its gradient is the policy gradient, E[A grad log pi]. E[A log pi] has the
+    same one there; but the meta-gradient needs the second derivative, too, and that of E[A log pi]
+    lacks E[A grad log pi (grad log pi)^T].
     """
     log_prob = distribution.log_prob(batch["action"].flatten(1, 2))  # [M, K T]
     ratio = (log_prob - batch["log_prob"].flatten(1)).exp()
@@ -331,6 +337,7 @@ def adapt(policy, params, batch, args):
         # One task's parameters are in no other task's term: the sum's gradient is each one's own.
         return surrogate(policy.distribution(*outputs), batch).sum()
 
+    # It works within torch.no_grad, too. Elsewhere autograd runs back through it: meta-gradients.
     gradients = torch.func.grad(objective)(params)
     if args.first_order:  # the gradient counts as a constant
         gradients = {name: gradient.detach() for name, gradient in gradients.items()}
@@ -345,7 +352,8 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
     """
     batches = []
     for i in range(num_steps + 1):
-        if i == max(1, args.num_inner_steps) + 1:  # the first that training did not know (A.2)
+        # Steps beyond those of training are shorter (A.2: half as long).
+        if i == max(1, args.num_inner_steps) + 1:
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
             params = adapt(policy, params, batches[-1], args)
@@ -373,7 +381,9 @@ def fisher_vector_product(policy, params, batches, args):
     """The function v -> F v + damping v of a vector [P].
 
     F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL. It is
-    estimated on a part of the episodes. The graph is built once and serves every product.
+    estimated on a part of each task's episodes, for adaptation, too: it sets the direction and the
+    size of the first try, and the line search checks the KL on all episodes. The graph is built
+    once and serves every product.
     """
     few = ceil(args.fisher_fraction * args.episodes_per_task)
     batches = [{name: x[:, :few] for name, x in batch.items()} for batch in batches]
@@ -393,17 +403,17 @@ def fisher_vector_product(policy, params, batches, args):
 def conjugate_gradient(product, b, iterations):
     """x with product(x) = b, for a positive definite `product` (Hestenes, Stiefel 1952)."""
     x = torch.zeros_like(b)
-    residual = b
+    residual = b  # b - product(x)
     direction = b
-    norm = b @ b
     for _ in range(iterations):
         image = product(direction)
-        alpha = norm / (direction @ image).clamp(min=1e-30)  # else 0 / 0 once it has converged
+        squared_norm = residual @ residual
+        # The clamps: else 0 / 0 once it has converged.
+        alpha = squared_norm / (direction @ image).clamp(min=1e-30)
         x = x + alpha * direction
         residual = residual - alpha * image
-        previous = norm
-        norm = residual @ residual
-        direction = residual + norm / previous.clamp(min=1e-30) * direction
+        beta = residual @ residual / squared_norm.clamp(min=1e-30)
+        direction = residual + beta * direction
     return x
 
 
@@ -421,7 +431,7 @@ def update(policy, params, batches, args):
     before = average(before.detach())
     old = policy.distribution(*[output.detach() for output in outputs])
 
-    # step = s sqrt(2 delta / x^T F x) x,   F x = grad,   s = 1, 0.8, 0.64, ...
+    # step = 0.8^k sqrt(2 delta / x^T F x) x,   F x = g (F with damping),   k = 0, 1, ...
     product = fisher_vector_product(policy, params, batches, args)
     x = conjugate_gradient(product, gradient, args.cg_iterations)
     full_step = (2 * args.max_kl / (x @ product(x))).sqrt() * x
@@ -433,8 +443,8 @@ def update(policy, params, batches, args):
         "losses/step_size": 0.0,
     }
     for i in range(15):
-        candidate = unflatten(theta.detach() + 0.8**i * full_step, params)
         with torch.no_grad():
+            candidate = unflatten(theta + 0.8**i * full_step, params)
             outputs = adapted_outputs(policy, candidate, batches, args)
             new = policy.distribution(*outputs)
             after = average(surrogate(new, batches[-1]).mean())
@@ -454,13 +464,13 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     as the environment's `sample_tasks` gives it.
     """
     returns = []
-    for start in range(0, len(tasks), 10):
-        batch = tasks[start : start + 10]
-        env = envs.make(env_id, len(batch) * num_episodes, **env_kwargs)
+    for start in range(0, len(tasks), 10):  # ten at a time, which any machine has memory for
+        some_tasks = tasks[start : start + 10]
+        env = envs.make(env_id, len(some_tasks) * num_episodes, **env_kwargs)
         # 2: not training's, see train
         torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
         torch.manual_seed(torch_seed)
-        batches = trial(policy, params, env, batch, 3, env_seed, policy.args)
+        batches = trial(policy, params, env, some_tasks, 3, env_seed, policy.args)
         env.close()
         returns.append(torch.stack([batch["return"] for batch in batches], dim=1))
     return torch.cat(returns).double().cpu().numpy()
@@ -626,8 +636,8 @@ def train(args):
         returns = evaluate(  # [tasks, 4, episodes]
             policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
         )
-        by_episode = returns.reshape(args.eval_trials, -1)
-        totals = by_episode.sum(1)
+        by_episode = returns.reshape(args.eval_trials, -1)  # all episodes of a task, in order
+        totals = by_episode.sum(1)  # [tasks]: the return of a trial
         samples = {
             "return_mean": totals,
             "return_by_episode": by_episode,

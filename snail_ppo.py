@@ -94,7 +94,8 @@ class Args:
     sizes: tuple[int, int, int, int] = (32, 32, 32, 32)
     """the sizes of the embedding, a dense block's features, and attention's keys and values"""
     action_scale: float = 1.0
-    """the first standard deviation of continuous actions; the environment clips them to [-1, 1]"""
+    """the first standard deviation of continuous actions, and the unit of their mean; the
+    environment clips them to [-1, 1]"""
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True
@@ -102,7 +103,7 @@ class Args:
     gamma: float = 0.99
     """the discount factor gamma, within the trial"""
     gae_lambda: float = 0.5
-    """the lambda for the general advantage estimation; longer episodes want a larger one"""
+    """the lambda for the generalized advantage estimation; longer episodes want a larger one"""
     num_minibatches: int = 8
     """the number of mini-batches (of whole trials)"""
     update_epochs: int = 4
@@ -139,7 +140,7 @@ class Args:
     eval_trials: int = 40_000
     """the number of held-out tasks to evaluate on, one trial each"""
     eval_seed: int = 0
-    """the seed of the held-out tasks, which training never sees"""
+    """the seed of the held-out tasks: new ones, unless there are only a few in all"""
 
 
 def check_arguments(args):
@@ -169,7 +170,7 @@ def check_arguments(args):
 
 
 def average(x):
-    """The mean of a tensor over the processes that torchrun started; itself, if there is one."""
+    """The mean of a tensor over the processes that torchrun started; without torchrun, itself."""
     if dist.is_initialized():
         x = x / dist.get_world_size()
         dist.all_reduce(x)  # the sum over processes, in place

@@ -6,7 +6,7 @@ WORDS = {
     # heads
     "task": "任务",
     "algorithm": "算法",
-    "limit": "上限",
+    "for comparison": "供比较",
     "MAML, after 1 step": "MAML, 1 步之后",
     "what changes": "什么在变",
     "random actions": "随机动作",

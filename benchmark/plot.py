@@ -338,13 +338,14 @@ def maml_table():
     for title, members in groups().items():
         for name, row, results, _ in members:
             means, stderrs = over_seeds_of(results, "return_by_gradient_step")
+            digits = 3 if max(stderrs) < 0.02 else 2
             returns = []
             for mean, stderr in zip(means, stderrs, strict=True):
-                returns.append(f"{mean:.2f} ± {stderr:.2f}")
+                returns.append(f"{mean:.{digits}f} ± {stderr:.{digits}f}")
             if row["role"] == "MAML":
                 returns[1] = f"**{returns[1]}**"
             cells = [title, f"[{row['role']}](../benchmark/results/{name})"]
-            cells += [f"{row['random']:.2f}", *returns, each_seed(results, 2)]
+            cells += [f"{row['random']:.2f}", *returns, each_seed(results, digits)]
             cells += [minutes(results), f"`{command(name, results)}`"]
             lines.append(table_row(cells))
     for name, row in waiting("maml_trpo"):
@@ -469,7 +470,7 @@ def limit(bound):
 
 def short_table():
     """The README's table: a line per family, with the return and the minutes of each algorithm."""
-    lines = table_head(["task", "MAML, after 1 step", "RL²", "SNAIL", "limit"])
+    lines = table_head(["task", "MAML, after 1 step", "RL²", "SNAIL", "for comparison"])
     cells = {}  # of a family and script
     for script in ("maml_trpo", "rl2_ppo", "snail_ppo"):
         for _, row, results, _ in published(script):
@@ -641,8 +642,9 @@ def ablations(algorithm):
         lines += ["", f"**{group}**", ""]
         lines += table_head(["change", "held-out return", "seconds"])
         for name, row in entries.items():
-            cells = [name, f"{row['return']:.2f} ± {row['stderr']:.2f}", f"{row['seconds']:.0f}"]
-            lines.append(table_row(cells))
+            digits = 3 if row["stderr"] < 0.02 else 2
+            cells = [name, f"{row['return']:.{digits}f} ± {row['stderr']:.{digits}f}"]
+            lines.append(table_row([*cells, f"{row['seconds']:.0f}"]))
     return "\n".join(lines[1:])
 
 
@@ -774,10 +776,15 @@ def all_reduce():
 
 # The rows of section 7 of the tutorial: where meta-reinforcement learning is used.
 USES = {
-    "a robot whose body or ground changes": "halfcheetah-params-maml",
+    "a robot whose body or ground changes": "rl2-halfcheetah-params",
     "game levels never seen": "minigrid-red-ball-2-episodes",
     "traffic never seen": "traffic-2-episodes",
 }
+
+
+def significant(x, digits):
+    """A number with so many significant digits, never in powers of ten."""
+    return np.format_float_positional(x, digits, fractional=False, trim="-")
 
 
 def tutorial_uses():
@@ -801,8 +808,8 @@ def tutorial_uses():
             names = ("first episode", "second episode")
         texts = []
         for mean, stderr, part in zip(means[:2], stderrs[:2], names, strict=True):
-            texts.append(f"{part}: {mean:.3g} ± {stderr:.1g}")
-        cells = [use, f"{row['random']:.3g}", *texts, minutes(results)]
+            texts.append(f"{part}: {significant(mean, 3)} ± {significant(stderr, 1)}")
+        cells = [use, significant(row["random"], 3), *texts, minutes(results)]
         lines.append(table_row([*cells, f"`{command(name, results)}`"]))
     return "\n".join(lines)
 

@@ -415,9 +415,9 @@ ROWS = {
         "arguments": {
             "cuda": False,
             "env_id": "traffic:Traffic-v0",  # an example of docs/environments.md
-            "env_kwargs": {"levels": True},
+            "env_kwargs": {"levels": True, "vectorization_mode": "async"},
             "episodes_per_trial": 2,
-            "total_timesteps": 200_000,
+            "total_timesteps": 80_000,
             "num_envs": 32,
             "learning_rate": 1e-3,
             "gamma": 0.97,
