@@ -235,7 +235,7 @@ def rollout(policy, params, env, tasks, seed):
     shape = (len(tasks), env.num_envs // len(tasks))  # M, K
     tasks = np.repeat(tasks, shape[1], axis=0)
     next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
-    valid = torch.ones(env.num_envs, dtype=torch.bool)
+    valid = torch.ones(env.num_envs).bool()
     steps = []
     while valid.any():
         raw_obs = torch.tensor(next_obs)
@@ -403,8 +403,7 @@ def fisher_vector_product(policy, params, batches, args):
 def conjugate_gradient(product, b, iterations):
     """x with product(x) = b, for a positive definite `product` (Hestenes, Stiefel 1952)."""
     x = torch.zeros_like(b)
-    residual = b  # b - product(x)
-    direction = b
+    residual = direction = b  # the residual is b - product(x)
     for _ in range(iterations):
         image = product(direction)
         squared_norm = residual @ residual
@@ -516,12 +515,16 @@ def train(args):
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
+    # A batch takes more than this much memory. Does the machine have it? (Nothing is written, so
+    # that nothing is taken.)
+    np.empty((env.num_envs, env.horizon, policy.obs_size + args.hidden_size))
     params = policy.initial_params(device)
     iteration = 0
     global_step = 0
     start_time = time.time()
-    run_name = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = Path(run_name.replace(":", "_"))
+    run_dir = Path(
+        f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".replace(":", "_")
+    )
     if args.resume:
         saved = read_checkpoint(args.resume, device)
         for name in ("env_id", "env_kwargs", "hidden_size", "action_scale", "norm_obs"):
@@ -560,7 +563,7 @@ def train(args):
             resume="allow",
         )
     writer = None
-    last_save = start_time
+    last_save = 0.0
 
     def save_checkpoint():
         contents = {
@@ -601,8 +604,11 @@ def train(args):
             if rank > 0:  # one process writes
                 continue
 
-            if not writer:  # only now: a run that fails at once leaves no folder
+            # The first time is now: a run that fails at once leaves no folder.
+            if time.time() - last_save > args.checkpoint_seconds:
+                last_save = time.time()
                 save_checkpoint()
+            if not writer:
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]
@@ -617,9 +623,6 @@ def train(args):
                 f"{iteration} of {args.num_iterations:.0f} iterations, "
                 f"return after 0, 1, ... steps {np.round(returns, 2).tolist()}"
             )
-            if time.time() - last_save > args.checkpoint_seconds:
-                last_save = time.time()
-                save_checkpoint()
         if rank > 0:
             return
         save_checkpoint()
@@ -656,9 +659,10 @@ def train(args):
             result[name] = mean.tolist()
             result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
         (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
-        for i, mean in enumerate(result["return_by_gradient_step"]):
-            stderr = result["return_by_gradient_step_stderr"][i]
-            print(f"  after {i} gradient steps   {mean:9.2f} +- {stderr:.2f}")
+        means = result["return_by_gradient_step"]
+        stderrs = result["return_by_gradient_step_stderr"]
+        for i in range(4):
+            print(f"  after {i} gradient steps   {means[i]:9.2f} +- {stderrs[i]:.2f}")
         return result
     except BaseException as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # a wait that was stopped may fail
@@ -688,6 +692,8 @@ if __name__ == "__main__":
     except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on
         sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
+    except MemoryError as error:
+        sys.exit(f"error: {error}: lower --meta-batch-size.")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -84,8 +84,8 @@ class Args:
     total_timesteps: float = 10_000_000
     """total timesteps of the experiment"""
     num_envs: int = 4000
-    """the number of parallel environments, of all processes: one trial each makes a batch (the
-    default becomes smaller where trials have more than 100 steps)"""
+    """the number of parallel environments, of all processes: one trial each makes a batch (4000
+    becomes smaller where trials have more than 100 steps)"""
     cell: Literal["gru", "lstm"] = "gru"
     """the recurrent cell: gru or lstm"""
     hidden_size: int = 64
@@ -153,7 +153,7 @@ def check_arguments(args):
         "learning_rate",
         "ramp_fraction",
     ):
-        if np.min(getattr(args, name)) <= 0:  # the least one: SNAIL has several sizes
+        if np.min(getattr(args, name)) <= 0:  # the least, where an argument is several numbers
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     is_above_1 = max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1
     if is_above_1 or args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0:
@@ -184,13 +184,13 @@ class RunningMeanStd(nn.Module):
         zeros = torch.zeros(size).double()
         self.register_buffer("mean", zeros)
         self.register_buffer("var", zeros + 1)
-        self.register_buffer("count", zeros + 0)  # a tensor of its own
+        self.register_buffer("count", zeros + 0)  # a copy: what is added to it stays out of mean
 
     def update(self, x):
         """Takes in the rows x [B, size]: the moments of two groups together (Chan et al. 1979)."""
         x = x.double()
         batch_mean = average(x.mean(0))
-        # above 0, for what never changes is divided by it, too
+        # above 0: `normalize` divides by it, and some numbers never change
         batch_var = average(x.var(0, correction=0)).clamp(min=1e-8)
         batch_count = average(x.new_tensor(len(x)))
         self.count += batch_count
@@ -237,16 +237,17 @@ class Agent(nn.Module):
         input_size = features + self.action_size + 2  # 2: reward and end of episode
 
         cell = nn.GRU if args.cell == "gru" else nn.LSTM
-        self.trunk = cell(input_size, args.hidden_size)
+        size = args.hidden_size
+        self.trunk = cell(input_size, size)
         nn.init.orthogonal_(self.trunk.weight_hh_l0)
         # The second gate of both cells is the one that keeps memory: let it start mostly open.
-        self.trunk.bias_hh_l0.data[args.hidden_size : 2 * args.hidden_size] += 1
+        self.trunk.bias_hh_l0.data[size : 2 * size] += 1
 
-        self.policy = nn.Linear(args.hidden_size, self.action_size)
-        self.value = nn.Linear(args.hidden_size, 1)
-        nn.init.orthogonal_(self.policy.weight, 0.01)  # the first policy is close to uniform
-        nn.init.orthogonal_(self.value.weight)
-        for head in (self.policy, self.value):
+        self.policy = nn.Linear(size, self.action_size)
+        self.value = nn.Linear(size, 1)
+        # the first policy is close to uniform
+        for head, gain in ((self.policy, 0.01), (self.value, 1.0)):
+            nn.init.orthogonal_(head.weight, gain)
             nn.init.zeros_(head.bias)
         if not self.has_discrete_actions:
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
@@ -305,7 +306,7 @@ class Agent(nn.Module):
 
     def heads(self, h):
         """pi(. | h_t), a distribution over actions, and V(h_t), of features h [..., size]."""
-        h = h.to(self.value.weight)  # with --amp from bfloat16
+        h = h.to(self.value.weight)  # float32; with --amp it is bfloat16
         out = self.policy(h)
         value = self.value(h).squeeze(-1)
         if self.has_discrete_actions:
@@ -390,17 +391,16 @@ def advantages_and_returns(data, gamma, gae_lambda):
     does not cut the sum of rewards, the trial's end does. `signal` is the reward, or minus the
     regret, as `train` scales it.
     """
-    value = data["value"]
     valid = data["valid"]
+    value = data["value"] * valid  # 0 after the trial
     advantage = torch.zeros_like(value)
-    next_value = 0.0  # after the trial, later [N]
-    lastgaelam = 0.0
+    next_value = lastgaelam = 0.0  # after the last step, later [N]
     for t in reversed(range(len(value))):
         # A_t = delta_t + gamma lambda A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t
         delta = data["signal"][t] + gamma * next_value - value[t]
-        lastgaelam = (delta + gamma * gae_lambda * lastgaelam) * valid[t]  # 0 after the trial
+        lastgaelam = (delta + gamma * gae_lambda * lastgaelam) * valid[t]
         advantage[t] = lastgaelam
-        next_value = value[t] * valid[t]
+        next_value = value[t]
     return advantage, advantage + value
 
 
@@ -411,10 +411,10 @@ def ppo_loss(agent, batch, args, ent_coef):
     first gradient step every ratio is 1.
     """
     policy, value = agent(batch["x"])
-    weight = batch["valid"].to(value) / batch["valid"].sum()  # [T, B]
+    valid = batch["valid"]  # [T, B]
 
     def mean(x):  # over the steps of the trials, without those after their ends
-        return (weight * x).sum()
+        return (valid * x).sum() / valid.sum()
 
     advantage = batch["advantage"]
     if args.norm_adv:
@@ -474,7 +474,8 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     """
     returns = []
     regrets = []
-    # As many at once as in training, for which the machine had room. (The noise depends on it.)
+    # As many at once as in training, for which the machine had room. (Random numbers are drawn for
+    # a batch, so that results depend on its size.)
     batch_size = min(4000, agent.args.num_envs)
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
@@ -494,10 +495,10 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     return returns, np.concatenate(regrets) if has_regret else None
 
 
-def read_checkpoint(path, device="cpu"):
+def read_checkpoint(path):
     """A checkpoint's contents; UsageError for a file that is missing, damaged or not ours."""
     try:
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         algorithm = saved["algorithm"]
         unknown = saved["args"].keys() - vars(Args())  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
@@ -509,7 +510,7 @@ def read_checkpoint(path, device="cpu"):
 
 def load(checkpoint, device="cpu"):
     """The agent of a checkpoint.pt (or of a published agent.pt: no optimizer), ready to `act`."""
-    saved = read_checkpoint(checkpoint, device)
+    saved = read_checkpoint(checkpoint)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
     agent = Agent(env, args).to(device)
@@ -549,19 +550,24 @@ def train(args):
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     env = envs.make(args.env_id, 1, **args.env_kwargs)  # for its spaces, of one task
-    if args.num_envs == Args.num_envs:  # no other was named: a batch of at most 400,000 steps
-        args.num_envs = min(4000, 400_000 // (args.episodes_per_trial * env.horizon))
+    steps = args.episodes_per_trial * env.horizon  # of a trial
+    if args.num_envs == Args.num_envs:  # the default: a batch of at most 400,000 steps
+        args.num_envs = min(4000, 400_000 // steps)
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError("num_envs must be at least num_minibatches times processes.")
     agent = Agent(env, args).to(device)
+    # A batch takes more than this much memory. Does the machine have it? (Nothing is written, so
+    # that nothing is taken.)
+    np.empty((args.num_envs, steps, agent.obs_size + agent.policy.in_features))
     optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)
     iteration = 0
     global_step = 0
     start_time = time.time()
-    run_name = f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = Path(run_name.replace(":", "_"))
+    run_dir = Path(
+        f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".replace(":", "_")
+    )
     if args.resume:
-        saved = read_checkpoint(args.resume, device)
+        saved = read_checkpoint(args.resume)
         for name in ("env_id", "env_kwargs", "cell", "hidden_size", "norm_obs"):
             if getattr(args, name) != saved["args"][name]:
                 raise UsageError(
@@ -598,7 +604,7 @@ def train(args):
             resume="allow",
         )
     writer = None
-    last_save = start_time
+    last_save = 0.0
 
     def save_checkpoint():
         contents = {
@@ -636,15 +642,15 @@ def train(args):
             data = rollout(agent, env, env.sample_tasks(num_trials, task_seed), episodes, env_seed)
             valid = data["valid"]  # [T, N]
 
-            # The sum of an episode's regrets is, on average, V*(s_0) minus its return: to lower the
-            # one is to raise the other. Luck in rewards is in the return alone.
-            signal = data["reward"]
+            # The sum of an episode's regrets is, on average, V*(s_0) minus its return. Without
+            # discount, to lower the one is to raise the other. Luck is in the return alone.
+            reward = data["reward"]
             if args.learn_from_regret:
                 if "regret" not in data:
                     raise UsageError(f"{args.env_id} reports no regret to learn from.")
-                signal = -data["regret"]
+                reward = -data["regret"]
             return_std = agent.return_stats.var.sqrt() if args.norm_reward else 1.0
-            data["signal"] = signal / return_std
+            data["signal"] = reward / return_std
             advantage, returns = advantages_and_returns(data, gamma, args.gae_lambda)
             data["advantage"] = advantage
             data["returns"] = returns
@@ -655,22 +661,26 @@ def train(args):
             if args.norm_obs and isinstance(agent.observation_space, Box):
                 agent.obs_stats.update(data["obs"][valid].flatten(1))
             if args.norm_reward:
-                # the value function's targets, in the reward's own unit: they get deviation 1
+                # The value function's targets, which get deviation 1. In the reward's own unit:
+                # times return_std, by which the rewards were divided.
                 agent.return_stats.update((returns * return_std)[valid][:, None])
             iteration += 1
             global_step += round(average(valid.sum()).item() * world_size)
             if rank > 0:  # one process writes
                 continue
 
-            if not writer:  # only now: a run that fails at once leaves no folder
+            # The first time is now: a run that fails at once leaves no folder.
+            if time.time() - last_save > args.checkpoint_seconds:
+                last_save = time.time()
                 save_checkpoint()
+            if not writer:
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
             for i, episode_return in enumerate(episode_returns, 1):
                 logs[f"charts/return_episode_{i}"] = episode_return
             logs |= {
-                # of the returns' variance, the part that the values leave is that of advantages
+                # returns - values = advantages: what the values do not explain
                 "losses/explained_variance": 1 - advantage[valid].var() / returns[valid].var(),
                 "charts/trial_return": episode_returns.sum(),
                 "charts/learning_rate": learning_rate,
@@ -685,9 +695,6 @@ def train(args):
                 f"{global_step} of {args.total_timesteps:.0f} steps, return of {episodes} episodes "
                 f"{episode_returns.sum():.3f}"
             )
-            if time.time() - last_save > args.checkpoint_seconds:
-                last_save = time.time()
-                save_checkpoint()
         if rank > 0:
             return
         save_checkpoint()
@@ -757,6 +764,8 @@ if __name__ == "__main__":
     except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on
         sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
+    except MemoryError as error:
+        sys.exit(f"error: {error}: lower --num-envs.")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -737,6 +737,23 @@ def test_a_run_whose_number_of_trials_was_chosen_goes_on(script, in_folder, monk
     assert max(steps) == 8000
 
 
+@pytest.mark.parametrize(
+    "script, arguments, flag",
+    [
+        ("rl2_ppo", "--num-envs 100_000_000 --episodes-per-trial 1000", "--num-envs"),
+        ("snail_ppo", "--num-envs 100_000_000 --episodes-per-trial 1000", "--num-envs"),
+        ("maml_trpo", "--env-kwargs horizon 1_000_000_000", "--meta-batch-size"),
+    ],
+)
+def test_a_batch_too_large_for_the_machine_is_a_sentence(
+    script, arguments, flag, in_folder, monkeypatch
+):
+    message = run_here(script, arguments, monkeypatch)
+    assert re.search(r"[0-9.] [TP]iB", message)  # its size
+    assert f"lower {flag}." in message
+    assert not list(in_folder.iterdir())
+
+
 # ------------------------------------------------------------------------------- 16. W&B, followed
 
 
