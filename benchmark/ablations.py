@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import tempfile
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -35,7 +35,8 @@ import envs  # noqa: E402
 import maml_trpo  # noqa: E402
 import rl2_ppo  # noqa: E402
 import snail_ppo  # noqa: E402
-from benchmark.baselines import expected_optimum  # noqa: E402
+from benchmark import plot  # noqa: E402
+from benchmark.rows import ROWS  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
 # The functions that the ablations replace, as they are.
@@ -208,105 +209,38 @@ class UnscaledNavigation(envs.Navigation2D):
 
 gym.register("UnscaledNavigation-v0", vector_entry_point=UnscaledNavigation)
 
+
+def shortened(name, **settings):
+    """The settings of a published row, with others that make it shorter."""
+    return ROWS[name]["arguments"] | settings
+
+
 NAVIGATION = {
     "num_iterations": 40,
     "gae_lambda": 1.0,
 }
-ANT = {
-    "env_id": "AntDir-v0",
-    "num_iterations": 20,
-    "meta_batch_size": 10,
-    "gamma": 0.95,
-    "eval_trials": 20,
-    "eval_episodes": 20,
-    "action_scale": 0.15,
-    "max_kl": 0.03,
-    "fisher_fraction": 0.2,
-}
-MAML_BANDIT = {
-    "env_id": "Bandit-v0",
-    "num_iterations": 150,
-    "meta_batch_size": 1000,
-    "episodes_per_task": 5,
-    "inner_lr": 3.0,
-    "hidden_size": 32,
-    "max_kl": 0.005,
-    "fisher_fraction": 1.0,
-    "eval_trials": 10_000,
-    "eval_episodes": 5,
-}
-HALFCHEETAH = {
-    "env_id": "HalfCheetahDir-v0",
-    "num_iterations": 40,
-    "later_fraction": 0.1,
-    "action_scale": 0.1,
-    "gae_lambda": 0.95,
-    "max_kl": 0.03,
-    "eval_trials": 40,
-}
-RL2_HALFCHEETAH = {
-    "env_id": "HalfCheetahDir-v0",
-    "episodes_per_trial": 2,
-    "total_timesteps": 3_000_000,
-    "num_envs": 128,
-    "cell": "lstm",
-    "hidden_size": 128,
-    "learning_rate": 1e-3,
-    "gamma": 0.97,
-    "gae_lambda": 0.9,
-    "num_minibatches": 16,
-    "update_epochs": 4,
-    "ent_coef": 0.002,
-    "norm_obs": True,
-    "norm_reward": True,
-    "amp": True,
-    "eval_trials": 100,
-}
-# An oracle: what holds it back has nothing to do with finding out the task.
-RL2_HALFCHEETAH_VEL = RL2_HALFCHEETAH | {
-    "env_id": "HalfCheetahVel-v0",
-    "env_kwargs": {"observe_task": True},
-    "action_scale": 0.3,
-}
+ANT = shortened(
+    "ant-dir-maml", num_iterations=20, meta_batch_size=10, eval_trials=20, eval_episodes=20
+)
+MAML_BANDIT = shortened("maml-bandit-5-arms-10-pulls")
+HALFCHEETAH = shortened(
+    "halfcheetah-dir-maml", num_iterations=40, meta_batch_size=20, eval_trials=40
+)
 RL2_BANDIT = {
     "total_timesteps": 4_000_000,
     "update_epochs": 2,
     "eval_trials": 20_000,
 }
-LONG = {
-    "episodes_per_trial": 100,
-    "learn_from_regret": True,
-    "grow_trials": True,
-    "gamma_start": 0.9,
-    "amp": True,
-    "gamma": 0.99,
-    "gae_lambda": 0.9,
-    "ramp_fraction": 0.6,
-    "num_envs": 1600,
-    "num_minibatches": 16,
-    "update_epochs": 2,
-    "eval_trials": 8000,
-}
-MDP = {
-    "env_id": "TabularMDP-v0",
-    "amp": True,
-    "num_envs": 1600,
-    "num_minibatches": 32,
-    "gamma_start": 0.0,
-    "gamma": 0.95,
-    "gae_lambda": 0.8,
-    "ramp_fraction": 0.9,
-    "learning_rate": 5e-3,
-    "ent_coef": 0.1,
-    "learn_from_regret": True,
-    "update_epochs": 2,
-    "eval_trials": 4000,
-}
-RL2_LONG = LONG | {"cell": "lstm", "total_timesteps": 12_000_000}
-RL2_MDP = MDP | {"cell": "lstm", "hidden_size": 128, "total_timesteps": 12_000_000}
+RL2_HALFCHEETAH = shortened("rl2-halfcheetah-dir", total_timesteps=3_000_000, eval_trials=100)
+# An oracle: what holds it back has nothing to do with finding out the task.
+RL2_HALFCHEETAH_VEL = shortened(
+    "rl2-halfcheetah-vel-oracle", total_timesteps=3_000_000, eval_trials=100
+)
+RL2_LONG = shortened("bandit-5-arms-100-pulls-regret", total_timesteps=12_000_000, eval_trials=8000)
+RL2_MDP = shortened("mdp-10-episodes-regret", total_timesteps=12_000_000, eval_trials=4000)
 SNAIL_BANDIT = {"total_timesteps": 1_200_000, "eval_trials": 20_000}
-SNAIL_LONG = LONG | {"total_timesteps": 3_000_000}
-SNAIL_MDP = MDP | {"total_timesteps": 3_000_000}
+SNAIL_LONG = shortened("snail-bandit-5-arms-100-pulls", total_timesteps=3_000_000, eval_trials=8000)
+SNAIL_MDP = shortened("snail-mdp-10-episodes", total_timesteps=3_000_000, eval_trials=4000)
 
 # {title of a group: (settings of its base, {name of an entry: what differs})}, where what differs
 # are settings, or a function whose value is a context in which the training runs.
@@ -500,12 +434,6 @@ def entries():
                     yield module, group, name, base | difference, contextlib.nullcontext
 
 
-@cache
-def optimum(env_id):
-    """Mean return of an episode for who knows the task, and its standard error."""
-    return expected_optimum(env_id, {})
-
-
 def run(module, settings, change):
     """Return, standard error and seconds of one short training in a folder of its own."""
     home = os.getcwd()
@@ -521,40 +449,38 @@ def run(module, settings, change):
             result = module.train(module.Args(**settings))
         finally:
             os.chdir(home)
-    seconds = result["wall_seconds"]
-    if module is maml_trpo:
-        # after one gradient step, or as many as training runs through
-        i = max(1, result["num_inner_steps"])
-        mean = result["return_by_gradient_step"][i]
-        error = result["return_by_gradient_step_stderr"][i]
-        return {"return": mean, "stderr": error, "seconds": seconds}
-    if "regret_mean" not in result:
-        return {
-            "return": result["return_mean"],
-            "stderr": result["return_stderr"],
-            "seconds": seconds,
-        }
-    # Less noisy than the mean of returns: what an episode yields at best, minus the regret.
-    best, best_error = optimum(result["env_id"])
-    episodes = result["episodes_per_trial"]
-    mean = episodes * best - result["regret_mean"]
-    error = np.hypot(episodes * best_error, result["regret_stderr"])
-    return {"return": float(mean), "stderr": float(error), "seconds": seconds}
+    mean, stderr = plot.score(result)
+    num_steps = settings.get("num_inner_steps", 1)
+    if num_steps > 1:  # as many gradient steps as training runs through
+        mean = result["return_by_gradient_step"][num_steps]
+        stderr = result["return_by_gradient_step_stderr"][num_steps]
+    return {"return": float(mean), "stderr": float(stderr), "seconds": result["wall_seconds"]}
+
+
+def read():
+    """ablations.json: {script: {group: {entry: {"return": ..., ...}}}}."""
+    path = RESULTS / "ablations.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def main(only=""):
-    path = RESULTS / "ablations.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    chosen = []
     for module, group, name, settings, change in entries():
-        if only not in f"{module.ALGORITHM}: {group}":
-            continue
-        done = results.setdefault(module.ALGORITHM, {}).setdefault(group, {})
-        if name in done:
+        if only in f"{module.ALGORITHM}: {group}":
+            chosen.append((module, group, name, settings, change))
+    if not chosen:
+        titles = [f"{module.ALGORITHM}: {group}" for module in GROUPS for group in GROUPS[module]]
+        sys.exit(f"error: no group has {only!r} in its name. They are {', '.join(titles)}.")
+    for module, group, name, settings, change in chosen:
+        if name in read().get(module.ALGORITHM, {}).get(group, {}):
             continue  # an interrupted benchmark goes on
-        done[name] = run(module, settings, change)
-        print(f"{group}: {name}: {done[name]}", flush=True)
-        path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        entry = run(module, settings, change)
+        print(f"{group}: {name}: {entry}", flush=True)
+        results = read()  # again: another process may have added an entry meanwhile
+        results.setdefault(module.ALGORITHM, {}).setdefault(group, {})[name] = entry
+        text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+        (RESULTS / "ablations.json").write_text(text)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(" ".join(sys.argv[1:]))

@@ -7,7 +7,6 @@ WORDS = {
     "task": "任务",
     "algorithm": "算法",
     "for comparison": "供比较",
-    "MAML, after 1 step": "MAML, 1 步之后",
     "what changes": "什么在变",
     "random actions": "随机动作",
     "first (before adaptation, or in the first episode)": "先 (适应之前, 或第一个回合)",

@@ -12,7 +12,7 @@ import csv
 import json
 import re
 import sys
-from functools import cache
+from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -81,6 +81,16 @@ def maml_trial(result, num_episodes):
     before_stderr, after_stderr = result["return_by_gradient_step_stderr"][:2]
     # Both are of the same tasks: the errors add up, at worst.
     return first * before + others * after, first * before_stderr + others * after_stderr
+
+
+def trials(row, results):
+    """The return of a trial, and its error, of each seed.
+
+    A trial of MAML has the row's number of episodes; where it names none, one, after the step.
+    """
+    if "episodes" in row:
+        return [maml_trial(result, row["episodes"]) for result in results.values()]
+    return [score(result) for result in results.values()]
 
 
 def over_seeds(pairs):
@@ -189,19 +199,21 @@ def draw_curves(axes, curves, value, color, line="-", **kwargs):
     axes.plot(grid, means, color=color, linestyle=line, **kwargs)
 
 
+def whole_trial(num_episodes, line):
+    """A curve's return of a trial, which may have been a shorter one, for so many episodes."""
+    return line["trial_return"] * num_episodes / line["episodes_per_trial"]
+
+
 def plot_ppo(name, row, results, curves):
     """Return of training trials over steps, beside that of the held-out ones by episode."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), constrained_layout=True)
     first = next(iter(results.values()))
     num_episodes = first["episodes_per_trial"]
 
-    def whole_trial(line):
-        return line["trial_return"] * num_episodes / line["episodes_per_trial"]
-
     label = "training"
     if len(curves) < len(results):
         label += f", {len(curves)} of {count(results)}"
-    draw_curves(left, curves, whole_trial, "C0", label=label)
+    draw_curves(left, curves, partial(whole_trial, num_episodes), "C0", label=label)
     styles = ("--", ":", "-.", (0, (1, 4)), (0, (6, 4)), (0, (6, 2, 1, 2, 1, 2)))
     for (label, value), style in zip(row["references"].items(), styles, strict=False):
         text = f"{label}: {value:.4g}"
@@ -393,11 +405,7 @@ def reproduced(script, setting):
     for name, row, results, _ in published(script):
         if name not in names:
             continue
-        if script == "maml_trpo":
-            pairs = [maml_trial(result, row["episodes"]) for result in results.values()]
-        else:
-            pairs = [score(result) for result in results.values()]
-        mean, stderr = over_seeds(pairs)
+        mean, stderr = over_seeds(trials(row, results))
         if best is None or mean > best[0]:
             best = (mean, f"**{mean:.5g}** ± {stderr:.2g} ({count(results)})")
     return "not trained yet" if best is None else best[1]
@@ -406,7 +414,7 @@ def reproduced(script, setting):
 def reported(setting, label):
     """What a paper reports in a setting, in a cell."""
     for row in ROWS.values():
-        if row.get("baselines", [None])[0] == setting and label in row["papers"]:
+        if row.get("baselines", [None])[0] == setting and label in row.get("papers", {}):
             return f"{row['papers'][label]:g}"
     return "–"
 
@@ -470,11 +478,11 @@ def limit(bound):
 
 def short_table():
     """The README's table: a line per family, with the return and the minutes of each algorithm."""
-    lines = table_head(["task", "MAML, after 1 step", "RL²", "SNAIL", "for comparison"])
+    lines = table_head(["task", "MAML", "RL²", "SNAIL", "for comparison"])
     cells = {}  # of a family and script
     for script in ("maml_trpo", "rl2_ppo", "snail_ppo"):
         for _, row, results, _ in published(script):
-            mean, stderr = over_seeds([score(result) for result in results.values()])
+            mean, stderr = over_seeds(trials(row, results))
             text = f"**{mean:.4g}** ± {stderr:.2g} ({count(results)}), {minutes(results)} min"
             cells[row.get("family"), script] = text
     for family, bound in FAMILIES.items():
@@ -506,6 +514,16 @@ def stages(results):
     return over_seeds_of(results, entry)
 
 
+def oracle_return(entry):
+    """The return of an episode of an oracle, an entry of `published`.
+
+    With RL^2 and SNAIL that is the last episode. MAML's takes no gradient step.
+    """
+    _, row, results, _ = entry
+    means, _ = stages(results)
+    return means[0] if row["script"] == "maml_trpo" else means[-1]
+
+
 def side_by_side_table():
     """The three algorithms on the same tasks, as a markdown table."""
     head = ["task", "algorithm", "random", "return", "oracle", "share of the oracle"]
@@ -526,9 +544,7 @@ def side_by_side_table():
             oracle = "–"
             share = "–"
             if oracle_entry is not None:
-                oracle_means, _ = stages(oracle_entry[2])
-                # MAML's oracle takes no gradient step.
-                best = oracle_means[0] if algorithm == "MAML" else oracle_means[-1]
+                best = oracle_return(oracle_entry)
                 oracle = f"{best:.1f}"
                 shares = (means - row["random"]) / (best - row["random"])
                 share = f"{shares[1]:.2f}"
@@ -569,8 +585,7 @@ def plot_side_by_side():
                 left.plot(steps, returns, colors[algorithm], linewidth=0.9)
                 right.plot(clock, returns, colors[algorithm], linewidth=0.9, label=label)
             if oracle_entry is not None:
-                means, _ = stages(oracle_entry[2])
-                best = means[0] if algorithm == "MAML" else means[-1]
+                best = oracle_return(oracle_entry)
                 for axis in (left, right):
                     axis.axhline(best, color=colors[algorithm], linestyle=":", linewidth=0.9)
         left.set(xlabel="million environment steps", ylabel="return of an episode", title=title)
@@ -590,21 +605,33 @@ def levels():
     texts = []
     for mean, stderr in zip(means, stderrs, strict=True):
         texts.append(f"{mean:.3f} ± {stderr:.3f}")
-    steps = [64 * (1 - mean) / 0.9 for mean in means]  # MiniGrid pays 1 - 0.9 steps / 64
+    # MiniGrid pays 1 - 0.9 steps / 64, and nothing where the ball is not found in 64 steps.
+    steps = [64 * (1 - mean) / 0.9 for mean in means]
     num_rooms = next(iter(results.values()))["eval_trials"]
     return (
         f"```bash\n{command(name, results)}\n```\n\n"
         f"In {num_rooms:,} rooms it has never seen the first episode brings {texts[0]}, the second "
-        f"{texts[1]} (random actions: {row['random']:.3f}), that is the ball in {steps[0]:.1f} "
-        f"steps and then in {steps[1]:.1f}: it remembers where it was. "
-        f"[Curve and network](../benchmark/results/{name}); two cores, "
-        f"{minutes(results)} minutes, {count(results)}."
+        f"{texts[1]} (random actions: {row['random']:.3f}), that is the ball in at most "
+        f"{steps[0]:.1f} steps on average, and then in {steps[1]:.1f}: it remembers where it was. "
+        f"[Curve and network](../benchmark/results/{name}); {minutes(results)} minutes, "
+        f"{count(results)}."
     )
 
 
 def in_steps(summary):
     """Steps to the goal, in a cell."""
     return f"{summary['steps_mean']:.1f} ± {summary['steps_stderr']:.1f}"
+
+
+def walkers(setting):
+    """Who was trained in mazes, and its `baselines.summary` of the first and second episode."""
+    for script, algorithm in ALGORITHMS.items():
+        for name, _, results, _ in published(script):
+            for seed in results:
+                path = RESULTS / name / f"seed-{seed}" / "mazes.json"
+                if path.exists() and setting in json.loads(path.read_text()):
+                    first, second = json.loads(path.read_text())[setting][:2]
+                    yield f"[{algorithm}](../benchmark/results/{name}), seed {seed}", first, second
 
 
 def mazes():
@@ -622,12 +649,7 @@ def mazes():
         for who, summary in entries.items():
             cells = [setting, who, in_steps(summary), "the same", f"{summary['success']:.0%}"]
             lines.append(table_row([*cells, "1", f"{summary['steps_mean'] / planned:.2f}"]))
-        for path in sorted(RESULTS.glob("*maze*/*/mazes.json")):
-            first, second = json.loads(path.read_text()).get(setting, [None, None])
-            if first is None:
-                continue
-            name, seed = path.parts[-3:-1]
-            who = f"[{ALGORITHMS[ROWS[name]['script']]}](../benchmark/results/{name}), {seed}"
+        for who, first, second in walkers(setting):
             cells = [setting, who, in_steps(first), in_steps(second)]
             cells.append(f"{first['success']:.1%}, {second['success']:.1%}")
             cells.append(f"{second['steps_mean'] / first['steps_mean']:.2f}")
@@ -800,12 +822,10 @@ def tutorial_uses():
             lines.append(table_row([use, "", "not measured yet", "", "", train]))
             continue
         row, results = found
+        means, stderrs = stages(results)
+        names = ("first episode", "second episode")
         if row["script"] == "maml_trpo":
-            means, stderrs = over_seeds_of(results, "return_by_gradient_step")
             names = ("before adaptation", "after one gradient step")
-        else:
-            means, stderrs = over_seeds_of(results, "return_by_episode")
-            names = ("first episode", "second episode")
         texts = []
         for mean, stderr, part in zip(means[:2], stderrs[:2], names, strict=True):
             texts.append(f"{part}: {significant(mean, 3)} ± {significant(stderr, 1)}")
@@ -902,7 +922,7 @@ def reached(row, results, curve, part):
         if row["script"] == "maml_trpo":
             value = line["return_after_1_steps"]
         else:
-            value = line["trial_return"] * episodes / line["episodes_per_trial"]
+            value = whole_trial(episodes, line)
         if value >= random + part * (mean - random):
             return line
     return None
@@ -915,10 +935,9 @@ def tutorial_efficiency():
     for name in EFFICIENCY:
         _, row, results, curves = published_row(name)
         found = [reached(row, results, curve, 0.95) for curve in curves]
-        found = [line for line in found if line is not None]
         steps = next(iter(results.values()))["global_step"]
         cells = [row["title"], ALGORITHMS[row["script"]], f"{steps / 1e6:.3g} M", minutes(results)]
-        if found:
+        if found and None not in found:  # each seed came so far
             first_steps = np.mean([line["global_step"] for line in found])
             seconds = np.mean([line["seconds"] for line in found])
             cells += [f"{first_steps / 1e6:.3g} M", f"{seconds / 60:.1f}"]

@@ -26,9 +26,14 @@ FAMILIES = {
     "HalfCheetah, direction, 2 episodes": "rl2-halfcheetah-dir-oracle",
     "HalfCheetah, velocity": "halfcheetah-vel-oracle",
     "HalfCheetah, velocity, 2 episodes": "rl2-halfcheetah-vel-oracle",
+    "HalfCheetah, physics": "halfcheetah-params-oracle",
+    "HalfCheetah, physics, 2 episodes": "rl2-halfcheetah-params-oracle",
     "Ant, direction": "ant-dir-oracle",
     "Ant, direction, 2 episodes": "rl2-ant-dir-oracle",
+    "Ant, velocity": "ant-vel-oracle",
+    "Ant, velocity, 2 episodes": "rl2-ant-vel-oracle",
     "MiniGrid, red ball, 2 episodes": None,
+    "highway-env, traffic, 2 episodes": None,
 }
 
 # What all three algorithms are trained on: {task: how the names of its rows end}. The row of an
@@ -427,6 +432,7 @@ ROWS = {
             "eval_trials": 200,
         },
         "seeds": [1],
+        "family": "highway-env, traffic, 2 episodes",
     },
     "rl2-halfcheetah-dir": {
         "script": "rl2_ppo",
@@ -459,6 +465,7 @@ ROWS = {
         "title": "HalfCheetah, physics, 2 episodes",
         "arguments": RL2_HALFCHEETAH_PARAMS,
         "seeds": SEEDS,
+        "family": "HalfCheetah, physics, 2 episodes",
     },
     "rl2-halfcheetah-params-oracle": {
         "script": "rl2_ppo",
@@ -490,6 +497,7 @@ ROWS = {
         "title": "Ant, velocity, 2 episodes",
         "arguments": RL2_ANT_VEL,
         "seeds": SEEDS,
+        "family": "Ant, velocity, 2 episodes",
     },
     "rl2-ant-vel-oracle": {
         "script": "rl2_ppo",
@@ -556,6 +564,7 @@ ROWS = {
         "role": "MAML",
         "arguments": HALFCHEETAH_PARAMS,
         "seeds": [1],
+        "family": "HalfCheetah, physics",
     },
     "halfcheetah-params-pretrained": {
         "script": "maml_trpo",
@@ -599,6 +608,7 @@ ROWS = {
         "role": "MAML",
         "arguments": ANT_VEL,
         "seeds": [1],
+        "family": "Ant, velocity",
     },
     "ant-vel-pretrained": {
         "script": "maml_trpo",
@@ -623,6 +633,7 @@ ROWS = {
         "seeds": SEEDS,
         "papers": {"MAML in the SNAIL paper": 6.5},
         "baselines": ["5 arms, 10 pulls", *TEN_PULLS],
+        "family": "bandit, 5 arms, 10 pulls",
     },
     "maml-bandit-10-arms-10-pulls": {
         "script": "maml_trpo",
@@ -653,6 +664,7 @@ ROWS = {
         "seeds": SEEDS,
         "papers": {"MAML in the SNAIL paper": 67.1},
         "baselines": ["5 arms, 100 pulls", *HUNDRED_PULLS],
+        "family": "bandit, 5 arms, 100 pulls",
     },
     "maml-bandit-10-arms-100-pulls": {
         "script": "maml_trpo",
@@ -683,6 +695,7 @@ ROWS = {
         "seeds": SEEDS,
         "papers": {"MAML in the SNAIL paper": 122.9},
         "baselines": ["MDP, 10 episodes", *MDP_PLANS],
+        "family": "tabular MDP, 10 episodes",
     },
     "maml-mdp-25-episodes": {
         "script": "maml_trpo",
@@ -874,6 +887,7 @@ ROWS = {
         "title": "HalfCheetah, physics, 2 episodes",
         "arguments": SNAIL_HALFCHEETAH_PARAMS,
         "seeds": [1],
+        "family": "HalfCheetah, physics, 2 episodes",
     },
     "snail-halfcheetah-params-oracle": {
         "script": "snail_ppo",
@@ -899,6 +913,7 @@ ROWS = {
         "title": "Ant, velocity, 2 episodes",
         "arguments": SNAIL_ANT_VEL,
         "seeds": [1],
+        "family": "Ant, velocity, 2 episodes",
     },
     "snail-ant-vel-oracle": {
         "script": "snail_ppo",

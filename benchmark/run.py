@@ -278,10 +278,15 @@ def train(name, seed):
         words += ["--resume", str(checkpoint)]
     with file:
         status = call(words, folder, [file])
-    if status != 0:
-        raise UsageError(f"{name}, seed {seed}, ended with status {status}: see above.")
-    machine_text = json.dumps(machine(), indent=2) + "\n"
-    (find_run(name, seed) / "machine.json").write_text(machine_text)
+        if status != 0:
+            raise UsageError(f"{name}, seed {seed}, ended with status {status}: see above.")
+        run = find_run(name, seed)
+        if run is None:
+            raise UsageError(
+                f"{name}: the run in {folder} has other arguments than rows.py. Where trials have "
+                "more than 100 steps, rows.py must name num_envs."
+            )
+        (run / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
 
 
 def processor():
@@ -394,8 +399,12 @@ def collect(name, seed):
     script = ROWS[name]["script"]
     for other in ROWS[name]["seeds"]:
         # A row's seeds are of the same arguments: those of former ones go (git has them).
-        if state(name, other) == "out of date" or other == seed:
+        path = results_folder(name, other) / "args.json"
+        is_former = path.exists() and not is_current(name, other, path)
+        if is_former or other == seed:
             shutil.rmtree(results_folder(name, other), ignore_errors=True)
+        if is_former:
+            forget(name, other)
     target = results_folder(name, seed)
     target.mkdir(parents=True)
     args = json.loads((run / "args.json").read_text()) | {"resume": None}
@@ -410,6 +419,16 @@ def collect(name, seed):
         mazes = maze_steps(script_of(name), run / "checkpoint.pt")
         (target / "mazes.json").write_text(json.dumps(mazes, indent=2, ensure_ascii=False) + "\n")
     shutil.copy(run / "eval.json", target)  # the last one: a row with it is a whole one
+
+
+def forget(name, seed):
+    """Forgets what hangs on a seed's former arguments: random actions, agent.pt if it is its."""
+    if read_agent_seed(name) == seed:
+        (RESULTS / name / "agent.json").unlink()
+    returns = random_returns()
+    if name in returns:
+        del returns[name]
+        write_random_returns(returns)
 
 
 def median_seed(name):
@@ -441,11 +460,20 @@ def read_agent_seed(name):
     return json.loads(path.read_text())["seed"] if path.exists() else None
 
 
+def random_returns():
+    """The contents of random.json: {row: the mean return of an episode and its error}."""
+    path = RESULTS / "random.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_random_returns(returns):
+    text = json.dumps(dict(sorted(returns.items())), indent=2) + "\n"
+    (RESULTS / "random.json").write_text(text)
+
+
 def add_random_return(name):
     """Random actions in a row's environment, in random.json, where they are not there yet."""
-    path = RESULTS / "random.json"
-    returns = json.loads(path.read_text()) if path.exists() else {}
-    if name in returns:
+    if name in random_returns():
         return
     args = arguments(name, 1)
     import_example(name)
@@ -453,8 +481,9 @@ def add_random_return(name):
     num_tasks = 40_000 if is_cheap else 1000
     env_kwargs = dict(args["env_kwargs"])
     env_kwargs.pop("vectorization_mode", None)  # as many processes as tasks were too many
-    returns[name] = baselines.random_return(args["env_id"], env_kwargs, num_tasks)
-    path.write_text(json.dumps(dict(sorted(returns.items())), indent=2) + "\n")
+    score = baselines.random_return(args["env_id"], env_kwargs, num_tasks)
+    # Read again: another process may have added a row meanwhile.
+    write_random_returns(random_returns() | {name: score})
 
 
 def import_example(name):
@@ -476,9 +505,10 @@ def bring_up_to_date(name, seeds, is_named):
         if now != "trained":
             train(name, seed)
         collect(name, seed)
-        publish_agent(name)
         print(f"{name}, seed {seed}: {describe(name, seed)}", flush=True)
-    if list(RESULTS.glob(f"{name}/*/eval.json")):
+    if any(state(name, seed) == "collected" for seed in ROWS[name]["seeds"]):
+        if read_agent_seed(name) != median_seed(name):
+            publish_agent(name)
         add_random_return(name)
 
 
