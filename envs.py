@@ -2,11 +2,11 @@
 
 A *task* is one member of a distribution: the arm means of a bandit, the tables of an MDP, a goal.
 `make` gives a `gymnasium.vector.VectorEnv`, each of whose sub-environments holds one task until a
-`reset` names others. A sub-environment resets itself in the step that ends its episode
+`reset` names or draws others. A sub-environment resets itself in the step that ends its episode
 (`AutoresetMode.SAME_STEP`): the observation is the first of the next episode, `info["final_obs"]`
 is the last of the one that ended, and valid where `info["_final_obs"]` is true. Where the optimum
-is known, `info["regret"]` [N] is V*(s) - Q*(s, a) of the step just taken. Each environment takes
-`observe_task=True`, which appends the task to the observation.
+is known, `info["regret"]` [N] is V*(s) - Q*(s, a) of the step just taken. Each environment of this
+module takes `observe_task=True`, which appends the task to the observation.
 
 Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779: bandits (section 3.1), MDPs (3.2),
 visual mazes (3.3).
@@ -64,8 +64,12 @@ def as_flags(flags, num_envs):
 class TaskVectorEnv(VectorEnv):
     """A batch of N tasks, one per sub-environment, stepped together in O(N) numpy work.
 
-    A subclass says what a task is (`_draw`, `_set_tasks`) and what an episode is (`_start`,
-    `_advance`, `_observe`). The rest is here.
+    A subclass says what a task is and what an episode is:
+    - `_draw(num_tasks, rng)`: so many tasks, first axis the task;
+    - `_set_tasks(tasks)`: refuses wrong ones, computes what follows from them (optional);
+    - `_start(mask)`: begins an episode where `mask` [N] is true (optional);
+    - `_advance(actions)`: one step, (reward [N], terminated [N] or one for all, info);
+    - `_observe()`: observations [N, ...] without the task (optional).
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -89,8 +93,8 @@ class TaskVectorEnv(VectorEnv):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=int)  # taken in the current episode, [N]
-        dtype = np.result_type(self._base_space.dtype, int)
-        self._state = np.zeros((num_envs, *self._base_space.shape), dtype)
+        dtype = np.result_type(self._base_space.dtype, int)  # int64 or float64: sums do not drift
+        self._state = np.zeros((num_envs, *self._base_space.shape), dtype)  # [N, ...]
 
     def sample_tasks(self, num_tasks, rng=None):
         """Tasks, first axis the task, by the numpy Generator `rng` or the environment's own."""
@@ -108,13 +112,13 @@ class TaskVectorEnv(VectorEnv):
         if set(options) - {"tasks"}:
             raise UsageError(f"reset knows the option 'tasks', got {sorted(options)}.")
         if "tasks" in options:
-            self._check_tasks(options["tasks"])
+            self._take_tasks(options["tasks"])
             self._tasks_named = True
         elif self.tasks is None or (seed is not None and not self._tasks_named):
-            self._check_tasks(self.sample_tasks(self.num_envs))
+            self._take_tasks(self.sample_tasks(self.num_envs))
         self._steps[:] = 0
         self._start(np.ones(self.num_envs, dtype=bool))
-        return self._observation(), {}
+        return self._observe_with_task(), {}
 
     def step(self, actions):
         """One action each: (observations, rewards [N], terminated [N], truncated [N], info)."""
@@ -126,13 +130,13 @@ class TaskVectorEnv(VectorEnv):
         truncated = (self._steps >= self.horizon) & ~terminated
         done = truncated | terminated
         if done.any():
-            info["final_obs"] = self._observation()
+            info["final_obs"] = self._observe_with_task()
             info["_final_obs"] = done
             self._steps[done] = 0
             self._start(done)
-        return self._observation(), reward, terminated, truncated, info
+        return self._observe_with_task(), reward, terminated, truncated, info
 
-    def _check_tasks(self, tasks):
+    def _take_tasks(self, tasks):
         """Takes a batch of tasks that has the shape and the type of a drawn one."""
         tasks = np.array(tasks)
         example = self._draw(1, np.random.default_rng(0))
@@ -157,7 +161,8 @@ class TaskVectorEnv(VectorEnv):
     def _observe(self):
         return self._state.astype(self._base_space.dtype)  # a copy
 
-    def _observation(self):
+    def _observe_with_task(self):
+        """What `_observe` gives, and behind it the task, where `observe_task` says so."""
         obs = self._observe()
         if not self.observe_task:
             return obs
@@ -177,7 +182,6 @@ class Bandit(TaskVectorEnv):
         check_positive(num_arms=num_arms)
         self.num_arms = num_arms
         super().__init__(num_envs, 1, Discrete(1), Discrete(num_arms), observe_task)
-        self._first = np.arange(num_envs) * num_arms  # where n's arms begin in a flat table
 
     def _draw(self, num_tasks, rng):
         return rng.random((num_tasks, self.num_arms))
@@ -188,7 +192,7 @@ class Bandit(TaskVectorEnv):
         self._best = tasks.max(axis=1)  # [N]
 
     def _advance(self, actions):
-        mean = self.tasks.ravel().take(self._first + actions)  # [N]
+        mean = self.tasks[np.arange(self.num_envs), actions]  # [N]
         paid = self.np_random.random(self.num_envs) < mean
         return paid.astype(float), True, {"regret": self._best - mean}
 
@@ -208,7 +212,7 @@ class TabularMDP(TaskVectorEnv):
         super().__init__(
             num_envs, horizon, Discrete(num_states), Discrete(num_actions), observe_task
         )
-        # where n's rows begin in a flat table of a row per (n, s, a)
+        # where n's entries begin in a flat table with an entry for each (n, s, a)
         self._first = np.arange(num_envs) * num_states * num_actions
 
     def _draw(self, num_tasks, rng):
@@ -229,35 +233,36 @@ class TabularMDP(TaskVectorEnv):
         rewards = tasks["rewards"]
         if (transitions < 0).any() or not np.allclose(transitions.sum(-1), 1):
             raise UsageError("tasks must hold probabilities of the next state that sum to 1.")
-        self._mean_reward = rewards.ravel()  # a row per (n, s, a)
-        # P(s' <= j | s, a) for j < S - 1: the next state is the number of entries that are <= u.
+        # Flat tables: numpy takes entries from them twice as fast.
+        self._mean_reward = rewards.ravel()
+        # P(s' <= j | s, a) for j < S - 1: the next state is the number of these that are <= u.
         cumulative = transitions.cumsum(axis=-1, dtype=np.float64)[..., :-1].astype(np.float32)
         self._cumulative = cumulative.reshape(len(self._mean_reward), self.num_states - 1)
         self.optimum, regret = plan(transitions, rewards, self.horizon)
         self._regret = regret.reshape(self.horizon, -1)
 
     def _advance(self, actions):
-        row = self._first + self._state * self.num_actions + actions  # of (n, s, a), [N]
-        reward = self._mean_reward.take(row) + self.np_random.standard_normal(self.num_envs)
+        entry = self._first + self._state * self.num_actions + actions  # that of (n, s, a), [N]
+        reward = self._mean_reward.take(entry) + self.np_random.standard_normal(self.num_envs)
         # All start together and end at the horizon, so that all are at the same time.
-        regret = self._regret[self._steps[0]].take(row)
+        regret = self._regret[self._steps[0]].take(entry)
         u = self.np_random.random((self.num_envs, 1), dtype=np.float32)
-        self._state = np.count_nonzero(self._cumulative.take(row, axis=0) <= u, axis=1)
+        self._state = np.count_nonzero(self._cumulative.take(entry, axis=0) <= u, axis=1)
         return reward, False, {"regret": regret}
 
 
 def plan(transitions, rewards, horizon):
     """Value iteration for MDPs, `transitions` [N, S, A, S] and `rewards` [N, S, A].
 
-    Returns V* of the episode [N], and the regret V*_t(s) - Q*_t(s, a) [horizon, N, S, A] (float32)
-    of action a in state s at time t. O(horizon * N * S^2 * A).
+    Returns V* of an episode from state 0 [N], and the regret V*_t(s) - Q*_t(s, a)
+    [horizon, N, S, A] (float32) of action a in state s at time t. O(horizon * N * S^2 * A).
     """
     flat = transitions.reshape(len(rewards), -1, rewards.shape[1])  # [N, S A, S]
     value = np.zeros(rewards.shape[:2])  # [N, S]
     regret = np.empty((horizon, *rewards.shape), dtype=np.float32)
     for t in reversed(range(horizon)):
         # Bellman: Q_t(s, a) = r(s, a) + sum_s' P(s' | s, a) V_{t+1}(s'),   V_t(s) = max_a Q_t(s, a)
-        q = rewards + np.matmul(flat, value[:, :, None]).reshape(rewards.shape)
+        q = rewards + (flat @ value[:, :, None]).reshape(rewards.shape)
         value = q.max(axis=2)
         regret[t] = value[:, :, None] - q
     return value[:, 0], regret
@@ -282,23 +287,22 @@ class Navigation2D(TaskVectorEnv):
 
     def _advance(self, actions):
         self._state += actions  # the position
-        x, y = (self._state - self.tasks).T  # [N] each: the offset from the goal
-        # An episode ends where both coordinates are near the goal's.
-        return -np.hypot(x, y), np.maximum(abs(x), abs(y)) < 0.01, {}
+        offset = self._state - self.tasks  # from the goal, [N, 2]
+        return -np.hypot(*offset.T), (abs(offset) < 0.01).all(axis=1), {}
 
 
 class VisualMaze(TaskVectorEnv):
     """A maze that is seen from within (Duan et al., section 3.3; the geometry is ours).
 
-    `size` x `size` rooms and the walls between them are blocks of a grid, in a wall around it. A
-    task is the map: uint8 array [num_tasks, 2 size - 1, 2 size - 1]. 0 is free, 1 the goal, 2 to 7
-    are walls by colour, 8 to 11 is the start, heading to where columns grow, where rows grow, and
-    so on in quarters of a turn. Rooms are in the even rows and columns; goal and start are rooms.
+    `size` x `size` rooms and the walls between them are blocks of a grid. A task is the map: uint8
+    array [num_tasks, 2 size - 1, 2 size - 1]. 0 is free, 1 the goal, 2 to 7 are walls of different
+    colours, 8 to 11 is the start and its heading: right, down, left, up. Rooms are in the even rows
+    and columns; goal and start are rooms. The wall around the grid is no part of the map.
 
     Actions are 0, to turn left by 90 degrees, 1, to step forward into the next room, 2, to turn
     right. Each pays -0.04, a step into a wall -0.001 more, one to the goal, which ends the episode,
     1 more. Observations are images, uint8 [30, 40, 3], 90 degrees wide. An episode has at most
-    `horizon` steps: if it is not named 250, or 1000 where there are more than 5 x 5 rooms.
+    `horizon` steps: 250 if it is not named, 1000 with a `size` above 5. `size` is 2 or more.
     """
 
     def __init__(self, num_envs=1, size=5, horizon=None, observe_task=False):
@@ -306,9 +310,9 @@ class VisualMaze(TaskVectorEnv):
         if horizon is None:
             horizon = 250 if size <= 5 else 1000
         self.size = size
-        side = 2 * size + 1
-        # from a block's number to the next one's, in each heading; 4 is 0 again
-        self._strides = np.array([1, side, -1, -side, 1])
+        width = 2 * size + 1  # with the wall around the grid
+        # What a step to the right, down, left, up adds to a block's number; [4] is [0] again.
+        self._strides = np.array([1, width, -1, -width, 1])
         # All colours of full or no red, green and blue. Here 0 is black, 1 blue, 7 white.
         self._colors = 255 * np.uint8(list(np.ndindex(2, 2, 2)))
         image = Box(0, 255, (30, 40, 3), np.uint8)
@@ -327,21 +331,22 @@ class VisualMaze(TaskVectorEnv):
         is_wall[:, 2::2, 1::2] |= falls == 1
         is_wall[:, 1::2, :-1:2] |= falls == 2
         blocks *= is_wall
-        rooms = np.zeros((num_tasks, size * size))
+        rooms = np.zeros((num_tasks, size * size))  # goal and start in two of them
         rooms[:, 0] = 1
         rooms[:, -1] = rng.integers(8, 12, num_tasks)
         blocks[:, ::2, ::2] = rng.permuted(rooms, axis=1).reshape(-1, size, size)
         return blocks
 
     def _set_tasks(self, tasks):
-        # One table of all mazes' blocks, with walls around each of them.
+        # One table of all mazes' blocks, with walls around each of them. (The axis of tasks is
+        # padded, too: by mazes of walls, in which nobody is.)
         blocks = np.pad(tasks, 1, constant_values=7).ravel()
         start = np.flatnonzero(blocks > 7)
-        if len(start) != self.num_envs:
+        if ((tasks > 7).sum(axis=(1, 2)) != 1).any():
             raise UsageError("tasks must have one start each, a number from 8 to 11 in a room.")
         self._begin = np.array([start, blocks[start] % 4])
         self._pose = self._begin  # numbers of blocks in that table, and headings, [2, N]
-        self._blocks = blocks * (blocks < 8)
+        self._blocks = blocks * (blocks < 8)  # the start is free
 
     def _start(self, mask):
         self._pose = np.where(mask, self._begin, self._pose)
@@ -412,21 +417,23 @@ class Locomotion(TaskVectorEnv):
                 objname="torso",
             )
         self._model = spec.compile()
-        self._hidden = 2 if self._is_ant else 1  # coordinates of the position, which are not seen
-        obs_size = self._model.nq - self._hidden + self._model.nv
+        self._num_unseen = 2 if self._is_ant else 1  # first coordinates of qpos: x, the Ant's y
+        obs_size = self._model.nq - self._num_unseen + self._model.nv
         observation_space = Box(-np.inf, np.inf, (obs_size,), float)
         actions = Box(*np.float32(self._model.actuator_ctrlrange.T))
         super().__init__(num_envs, horizon, observation_space, actions, observe_task)
 
         self._simulations = mjbatch.Batch(self._model, num_envs)
-        self._qpos = self._simulations.bind("qpos")
-        self._qvel = self._simulations.bind("qvel")
-        self._ctrl = self._simulations.bind("ctrl")
-        self._contact_forces = self._simulations.bind("cfrc_ext")
-        self._position = self._qpos[:, :1]
+        bind = self._simulations.bind
+        self._time = bind("time")  # s, [N]
+        self._qpos = bind("qpos")  # [N, nq]
+        self._qvel = bind("qvel")  # [N, nv]
+        self._ctrl = bind("ctrl")
+        self._contact_forces = bind("cfrc_ext")  # [N, bodies, 6]
+        self._position = self._qpos[:, :1]  # x
         if self._is_ant:
-            # Gymnasium takes it from the torso, which MuJoCo updates one physics step late.
-            self._position = self._simulations.bind("xpos")[:, 1, :2]
+            # x and y of the torso, as in gymnasium. MuJoCo updates them one physics step late.
+            self._position = bind("xpos")[:, 1, :2]
 
     def _draw(self, num_tasks, rng):
         if self.goal == "Dir":
@@ -438,7 +445,7 @@ class Locomotion(TaskVectorEnv):
         return 1.5 ** rng.uniform(-3, 3, (num_tasks, 4))
 
     def _set_tasks(self, tasks):
-        if self.goal == "Dir" and (np.abs(tasks) != 1).any():
+        if self.goal == "Dir" and (abs(tasks) != 1).any():
             raise UsageError("tasks must be directions, -1 or 1.")
         if self.goal == "Params":
             if (tasks <= 0).any():
@@ -453,6 +460,7 @@ class Locomotion(TaskVectorEnv):
             }
             for name, factor in factors.items():
                 own = self._simulations.expand(name)  # [N, ...]: each simulation has its own
+                # transposed, for then the simulations are the last axis, as in the factor [N]
                 own.T[:] = getattr(self._model, name).T[..., None] * factor
             self._simulations.set_const()  # what MuJoCo derives from masses
 
@@ -460,19 +468,20 @@ class Locomotion(TaskVectorEnv):
         noise = self.np_random.uniform(-0.1, 0.1, self._qpos[mask].shape)
         self._qpos[mask] = self._model.qpos0 + noise
         self._qvel[mask] = 0.1 * self.np_random.standard_normal(self._qvel[mask].shape)
-        self._simulations.reset(mask)
+        self._simulations.reset(mask)  # all else than position and velocity, and time 0
 
     def _observe(self):
-        return np.column_stack([self._qpos[:, self._hidden :], self._qvel])
+        return np.column_stack([self._qpos[:, self._num_unseen :], self._qvel])
 
     def _advance(self, actions):
+        time = self._time.copy()
         before = self._position[:, 0].copy()
         self._ctrl[:] = actions
         self._simulations.step(nstep=5)
         velocity = (self._position[:, 0] - before) / 0.05  # m/s, [N]
         # A light body with strong motors may fly apart in MuJoCo's steps of 0.01 s. It starts anew,
-        # as do those that MuJoCo itself has put to x = 0, which looks like a leap.
-        is_apart = (np.abs(np.column_stack([self._qvel, velocity])) > 200).any(axis=1)
+        # as do those that MuJoCo itself has put to x = 0: their time began anew.
+        is_apart = (abs(self._qvel) > 200).any(axis=1) | (self._time < time + 0.045)
         if is_apart.any():
             velocity[is_apart] = 0
             self._start(is_apart)
@@ -480,12 +489,14 @@ class Locomotion(TaskVectorEnv):
         if self.goal == "Dir":
             reward = velocity * self.tasks
         elif self.goal == "Vel":
-            reward = self._is_ant - np.abs(velocity - self.tasks)
+            reward = self._is_ant - abs(velocity - self.tasks)  # the Ant is paid 1 more
         elif self.goal == "Goal":
-            reward = 4 - np.abs(self._position - self.tasks).sum(axis=1)
+            reward = 4 - abs(self._position - self.tasks).sum(axis=1)
+        # the cost of the action
         reward = reward - (0.005 if self._is_ant else 0.05) * (actions**2).sum(axis=1)
         terminated = False
         if self._is_ant:
+            # for being alive, and the cost of contacts
             forces = self._contact_forces.clip(-1, 1)
             reward += 0.05 - 0.0005 * (forces**2).sum(axis=(1, 2))
             height = self._qpos[:, 2]
@@ -565,13 +576,14 @@ class BatchedTasks(TaskVectorEnv):
         if levels:
             first = []
             for seed in (0, *range(10)):
-                with gym.make(env_id, **kwargs) as env:  # each in one of its own
+                with gym.make(env_id, **kwargs) as env:  # each seed in a fresh one
                     first.append(pickle.dumps(env.reset(seed=seed)[0]))
             if first[0] != first[1] or len(set(first)) == 1:
                 raise UsageError(
                     f"levels: of {env_id} the same seed must give the same first observation, and "
                     "some of the seeds 0 to 9 another one."
                 )
+        super().__init__(num_envs, horizon, example.observation_space, example.action_space)
         self._envs = gym.make_vec(
             env_id,
             num_envs,
@@ -584,7 +596,6 @@ class BatchedTasks(TaskVectorEnv):
         self._envs.set_attr("levels", levels)
         self._envs.set_attr("index", list(range(num_envs)))
         self._envs.set_attr("has_process", vectorization_mode == "async")
-        super().__init__(num_envs, horizon, example.observation_space, example.action_space)
 
     def _draw(self, num_tasks, rng):
         if self.levels:
@@ -592,7 +603,7 @@ class BatchedTasks(TaskVectorEnv):
         sample_task = self._example.get_wrapper_attr("sample_task")
         return np.fromiter((sample_task(rng) for _ in range(num_tasks)), dtype=object)
 
-    def _check_tasks(self, tasks):
+    def _take_tasks(self, tasks):
         if len(tasks) != self.num_envs:
             raise UsageError(f"tasks must have shape ({self.num_envs},), got {len(tasks)} tasks.")
         self._envs.set_attr("task", list(tasks))
@@ -609,7 +620,8 @@ class BatchedTasks(TaskVectorEnv):
         return reward, terminated | early, info
 
     def __del__(self):
-        # After a stop its processes may have ended: else gymnasium would wait for their results.
+        # After Ctrl-C the processes may have ended within a step. In this state gymnasium closes
+        # without waiting for its result.
         if hasattr(self, "_envs"):
             self._envs._state = AsyncState.DEFAULT
 
@@ -629,7 +641,7 @@ class PolicyEnv(VectorWrapper):
         if isinstance(space, Box):
             bounded = np.isfinite(space.low) & np.isfinite(space.high)  # [axes]
             # The environment's action is centre + half_range * a; as it is without two bounds.
-            # (In float64: half of a range may be all that float32 holds.)
+            # (In float64: with bounds near float32's largest number it would overflow.)
             self._half_range = np.where(bounded, space.high / 2 - space.low / 2, np.float64(1))
             self._centre = np.where(bounded, space.low + self._half_range, 0)
             low = np.where(bounded, -1, space.low)
@@ -650,6 +662,7 @@ class PolicyEnv(VectorWrapper):
         """
         if rng is not None:
             rng = np.random.default_rng(rng)
+            # For tasks that are drawn from a global generator. By a copy: rng stays where it is.
             seed_generators(int(deepcopy(rng).integers(2**32)))
         return self.env.sample_tasks(num_tasks, rng)
 
@@ -694,10 +707,10 @@ class PolicyEnv(VectorWrapper):
             info["regret"] = regret
         return obs, reward, terminated, truncated, info
 
-    def count_tasks(self, tasks):
-        """Which rows of `tasks` are one and the same: {its text: rows}.
+    def group_tasks(self, tasks):
+        """The rows of `tasks` that hold the same task: {the task as text: its rows}.
 
-        It is {} where tasks can not be counted: where of 100 that are drawn more than 25 differ.
+        It is {} where tasks are many: where 100 that are drawn are more than 25 different ones.
         """
         rows = {}
         if len({str(task) for task in self.sample_tasks(100, 0)}) <= 25:
@@ -746,7 +759,7 @@ def make(env_id, /, num_envs=1, **kwargs):
         if is_argument or is_module or isinstance(error, gym.error.Error):
             raise UsageError(
                 f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
-                f"your module:id. {sys.modules.get(module, '')}"  # another one of this name?
+                f"your module:id. {sys.modules.get(module, '')}"  # the file, if another one
             ) from None
         error.add_note(f"{env_id} was made with {kwargs}.")
         raise

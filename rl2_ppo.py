@@ -699,14 +699,15 @@ def train(args):
             return
         save_checkpoint()
         tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-        few = env.count_tasks(tasks)  # {} if they are many; few ones were in training, too
+        # {} where tasks are many; few ones were in training, too
+        rows_by_task = env.group_tasks(tasks)
         env.close()
 
         wall_seconds = time.time() - start_time
         print(
             f"{global_step} steps in {wall_seconds:.0f} s. To draw what was learned: python "
             f"benchmark/pictures.py {checkpoint_path}\n"
-            f"In {args.eval_trials} {'' if few else 'new '}tasks:"
+            f"In {args.eval_trials} {'' if rows_by_task else 'new '}tasks:"
         )
         returns, regrets = evaluate(
             agent,
@@ -726,7 +727,7 @@ def train(args):
             "algorithm": ALGORITHM,
             "global_step": global_step,
             "wall_seconds": wall_seconds,
-            "return_by_task": {name: totals[rows].mean() for name, rows in few.items()},
+            "return_by_task": {task: totals[rows].mean() for task, rows in rows_by_task.items()},
         }
         for name, x in samples.items():
             mean = x.mean(0)

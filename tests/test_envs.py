@@ -583,8 +583,9 @@ def in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("speed", [500, 1e12])  # MuJoCo itself puts the latter to x = 0
-def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, in_folder):
+# MuJoCo itself puts the fastest to x = 0, from 3 m no leap that speed alone would show.
+@pytest.mark.parametrize("speed, place", [(500, 0), (500, 30), (1e12, 30), (1e12, 3), (1e12, -3)])
+def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, place, in_folder):
     """Its step pays the cost of its action alone; its episode goes on."""
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (20, 3, 6)).astype(np.float32)
@@ -596,7 +597,7 @@ def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, in_fol
         for t in range(20):
             if is_hit and t == 7:
                 env.unwrapped._qvel[1, 0] = speed
-                env.unwrapped._qpos[1, 0] = 30  # m, from where it would leap back
+                env.unwrapped._qpos[1, 0] = place  # m, from where it would leap back
             steps.append(env.step(actions[t]))
         runs.append(steps)
     (obs, reward, terminated, truncated, info) = runs[0][7]
@@ -907,6 +908,8 @@ def test_actions_are_in_the_space_of_the_environment(env_id, monkeypatch):
         (lambda: envs.make("Bandit-v0", num_arms=0), "num_arms must be"),
         (lambda: envs.make("Bandit-v0", num_arms="many"), "num_arms must be"),
         (lambda: envs.make("Bandit-v0", num_envs=0), "num_envs must be"),
+        (lambda: envs.make("CartPole-v1", num_envs=0, levels=True), "num_envs must be"),
+        (lambda: envs.make("CartPole-v1", num_envs=2.0, levels=True), "num_envs must be"),
         (lambda: envs.make("TabularMDP-v0", num_states=-1), "num_states must be"),
         (lambda: envs.make("TabularMDP-v0", horizon=0), "horizon must be"),
         (lambda: envs.make("VisualMaze-v0", size=0), "size must be"),
@@ -926,6 +929,8 @@ def test_bad_arguments_are_one_clear_sentence(call, words):
 
 NO_PROBABILITIES = np.zeros(2, [("transitions", float, (10, 5, 10)), ("rewards", float, (10, 5))])
 NINE_STATES = envs.make("TabularMDP-v0", num_states=9).sample_tasks(2)
+TWO_STARTS_AND_NONE = np.zeros((2, 9, 9), dtype=np.uint8)
+TWO_STARTS_AND_NONE[0, 0, :4:2] = 8
 
 
 @pytest.mark.parametrize(
@@ -940,6 +945,7 @@ NINE_STATES = envs.make("TabularMDP-v0", num_states=9).sample_tasks(2)
         ("TabularMDP-v0", NINE_STATES),
         ("VisualMaze-v0", np.zeros((2, 9, 9), dtype=np.uint8)),  # no start
         ("VisualMaze-v0", np.full((2, 9, 9), 8, dtype=np.uint8)),  # many
+        ("VisualMaze-v0", TWO_STARTS_AND_NONE),
         ("VisualMaze-v0", envs.make("VisualMaze-v0", size=4).sample_tasks(2)),
         ("HalfCheetahDir-v0", np.array([1.0, 0.5])),
         ("AntGoal-v0", np.array([1.0, 1.0])),
