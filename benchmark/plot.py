@@ -316,6 +316,11 @@ def count(results):
     return f"{len(results)} seed" + ("s" if len(results) > 1 else "")
 
 
+def significant(x, digits):
+    """A number with so many significant digits, never in powers of ten."""
+    return np.format_float_positional(x, digits, fractional=False, trim="-")
+
+
 def each_seed(results, digits):
     """The cell that says what every seed scores, in their order."""
     if len(results) == 1:
@@ -407,7 +412,7 @@ def reproduced(script, setting):
             continue
         mean, stderr = over_seeds(trials(row, results))
         if best is None or mean > best[0]:
-            best = (mean, f"**{mean:.5g}** ± {stderr:.2g} ({count(results)})")
+            best = (mean, f"**{mean:.5g}** ± {significant(stderr, 2)} ({count(results)})")
     return "not trained yet" if best is None else best[1]
 
 
@@ -483,7 +488,7 @@ def short_table():
     for script in ("maml_trpo", "rl2_ppo", "snail_ppo"):
         for _, row, results, _ in published(script):
             mean, stderr = over_seeds(trials(row, results))
-            text = f"**{mean:.4g}** ± {stderr:.2g} ({count(results)}), {minutes(results)} min"
+            text = f"**{mean:.4g}** ± {significant(stderr, 2)} ({count(results)}), {minutes(results)} min"
             cells[row.get("family"), script] = text
     for family, bound in FAMILIES.items():
         line = []
@@ -802,11 +807,6 @@ USES = {
     "game levels never seen": "minigrid-red-ball-2-episodes",
     "traffic never seen": "traffic-2-episodes",
 }
-
-
-def significant(x, digits):
-    """A number with so many significant digits, never in powers of ten."""
-    return np.format_float_positional(x, digits, fractional=False, trim="-")
 
 
 def tutorial_uses():
