@@ -488,8 +488,8 @@ def short_table():
     for script in ("maml_trpo", "rl2_ppo", "snail_ppo"):
         for _, row, results, _ in published(script):
             mean, stderr = over_seeds(trials(row, results))
-            text = f"**{mean:.4g}** ± {significant(stderr, 2)} ({count(results)}), {minutes(results)} min"
-            cells[row.get("family"), script] = text
+            text = f"**{mean:.4g}** ± {significant(stderr, 2)} ({count(results)})"
+            cells[row.get("family"), script] = f"{text}, {minutes(results)} min"
     for family, bound in FAMILIES.items():
         line = []
         for script in ("maml_trpo", "rl2_ppo", "snail_ppo"):
