@@ -613,7 +613,7 @@ def test_uses_have_their_results_or_say_that_there_are_none():
         result = published_by_agent(name)
         entry = "return_by_gradient_step" if name in MAML_ROWS else "return_by_episode"
         for mean in result[entry][:2]:
-            assert f": {mean:.3g} ±" in line
+            assert f": {float(f'{mean:.3g}'):g} ±" in line  # 1730, not 1.73e+03
         assert (RESULTS / name / "seed-1" / "command.txt").read_text().strip() in line
 
 
@@ -1070,12 +1070,15 @@ def test_the_table_of_mazes_has_the_agents_steps(tmp_path, monkeypatch):
     (tmp_path / "baselines.json").write_text(
         json.dumps({"2 x 2 rooms": small, "3 x 3 rooms": small})
     )
+    (tmp_path / "random.json").write_text(json.dumps({"maze-2-episodes": {"return_mean": -9.0}}))
     summaries = [entry | {"steps_mean": 20.0}, entry | {"steps_mean": 12.0, "success": 1.0}]
     (results / "mazes.json").write_text(json.dumps({"3 x 3 rooms": summaries}))
+    (results / "curve.csv").write_text("global_step,seconds\n1,1\n")
+    (results / "eval.json").write_text("{}")
     monkeypatch.setattr(plot, "RESULTS", tmp_path)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in plot.mazes().splitlines()]
     assert len(lines) == 2 + 2 + 3
     assert lines[2][:2] == ["2 x 2 rooms", "planner that knows the maze"]
-    link = "[RL²](../benchmark/results/maze-2-episodes), seed-3"
+    link = "[RL²](../benchmark/results/maze-2-episodes), seed 3"
     shown = ["20.0 ± 0.5", "12.0 ± 0.5", "50.0%, 100.0%", "0.60", "1.50"]
     assert lines[6] == ["3 x 3 rooms", link, *shown]
