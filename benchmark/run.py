@@ -62,7 +62,9 @@ SCALARS = {
     "snail_ppo": PPO,
     "maml_trpo": ["losses/kl", "losses/improvement", "losses/step_size", "charts/episode_length"],
 }
-ROUNDED = ("embedding.", "blocks.", "attention.")  # what SNAIL's --amp computes in bfloat16
+# What --amp computes in bfloat16, and agent.pt keeps so: SNAIL's network without its heads, and of
+# agents that see images the convolutions and RL^2's memory, whose weights are many.
+ROUNDED = ("embedding.", "blocks.", "attention.", "convolutions.")
 TOLERANCE = 4.0  # standard errors between two evaluations on different machines
 
 
@@ -352,13 +354,16 @@ def curve(run, script):
 def shrink(source, target):
     """A checkpoint's network alone.
 
-    Weights that SNAIL's --amp rounds to bfloat16 in every use are stored so.
+    Weights that --amp rounds to bfloat16 in every use are stored so.
     """
     saved = torch.load(source, weights_only=True, map_location="cpu")
     agent = saved["agent"]
-    if saved["algorithm"] == "snail_ppo" and saved["args"]["amp"]:
+    rounded = ROUNDED
+    if "convolutions.0.weight" in agent:
+        rounded = (*ROUNDED, "trunk.")
+    if saved["args"].get("amp"):  # MAML has none
         for key, tensor in agent.items():
-            if key.startswith(ROUNDED):
+            if key.startswith(rounded):
                 agent[key] = tensor.bfloat16()
     torch.save({key: saved[key] for key in ("algorithm", "args", "agent")}, target)
 
