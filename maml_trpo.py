@@ -658,7 +658,7 @@ def train(args):
             mean = x.mean(0)
             stderr = x.std(0, ddof=1) / len(x) ** 0.5
             result[name] = mean.tolist()
-            result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
+            result[f"{name.removesuffix('_mean')}_stderr"] = stderr.tolist()
         (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
         means = result["return_by_gradient_step"]
         stderrs = result["return_by_gradient_step_stderr"]

@@ -495,10 +495,10 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     return returns, np.concatenate(regrets) if has_regret else None
 
 
-def read_checkpoint(path):
+def read_checkpoint(path, device="cpu"):
     """A checkpoint's contents; UsageError for a file that is missing, damaged or not ours."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location=device, weights_only=True)
         algorithm = saved["algorithm"]
         unknown = saved["args"].keys() - vars(Args())  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
@@ -510,7 +510,7 @@ def read_checkpoint(path):
 
 def load(checkpoint, device="cpu"):
     """The agent of a checkpoint.pt (or of a published agent.pt: no optimizer), ready to `act`."""
-    saved = read_checkpoint(checkpoint)
+    saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
     agent = Agent(env, args).to(device)
@@ -567,6 +567,7 @@ def train(args):
         f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".replace(":", "_")
     )
     if args.resume:
+        # on the CPU: there Adam counts its steps, on a GPU each of its steps would wait for that
         saved = read_checkpoint(args.resume)
         for name in ("env_id", "env_kwargs", "cell", "hidden_size", "norm_obs"):
             if getattr(args, name) != saved["args"][name]:
@@ -733,7 +734,7 @@ def train(args):
             mean = x.mean(0)
             stderr = x.std(0, ddof=1) / len(x) ** 0.5
             result[name] = mean.tolist()
-            result[name.removesuffix("_mean") + "_stderr"] = stderr.tolist()
+            result[f"{name.removesuffix('_mean')}_stderr"] = stderr.tolist()
             print(f"  {name:20}{np.round(mean, 3)} +- {np.round(stderr, 3)}")
         (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
         return result
