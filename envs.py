@@ -321,9 +321,11 @@ class VisualMaze(TaskVectorEnv):
     def _draw(self, num_tasks, rng):
         size = self.size
         side = 2 * size - 1
+        # colours 2 to 6; 7, white, is the wall around the grid
         blocks = rng.integers(2, 7, (num_tasks, side, side), np.uint8)
-        # From each pillar, which is amid four rooms, a wall falls to the right, down, or to the
-        # left. So walls never enclose a room. If no two fell into one place, rooms are a tree.
+        # From each pillar (odd row and column, between four rooms) a wall falls to the right, down,
+        # or to the left. None falls up, so walls cannot close a ring: every room can be reached.
+        # Where two fall into one place, there is a way around.
         falls = rng.integers(3, size=(num_tasks, size - 1, size - 1))
         is_wall = np.zeros_like(blocks)
         is_wall[:, 1::2, 1::2] = True
@@ -338,11 +340,11 @@ class VisualMaze(TaskVectorEnv):
         return blocks
 
     def _set_tasks(self, tasks):
-        # One table of all mazes' blocks, with walls around each of them. (The axis of tasks is
-        # padded, too: by mazes of walls, in which nobody is.)
+        # One table of all mazes' blocks, with walls around each of them. (np.pad also puts a maze
+        # of walls before the first and after the last one. Nobody is there.)
         blocks = np.pad(tasks, 1, constant_values=7).ravel()
         start = np.flatnonzero(blocks > 7)
-        if ((tasks > 7).sum(axis=(1, 2)) != 1).any():
+        if ((tasks[:, ::2, ::2] > 7).sum(axis=(1, 2)) != 1).any():
             raise UsageError("tasks must have one start each, a number from 8 to 11 in a room.")
         self._begin = np.array([start, blocks[start] % 4])
         self._pose = self._begin  # numbers of blocks in that table, and headings, [2, N]
@@ -424,11 +426,12 @@ class Locomotion(TaskVectorEnv):
         super().__init__(num_envs, horizon, observation_space, actions, observe_task)
 
         self._simulations = mjbatch.Batch(self._model, num_envs)
+        # Views of the simulations' own arrays: what is written there moves the robots.
         bind = self._simulations.bind
         self._time = bind("time")  # s, [N]
         self._qpos = bind("qpos")  # [N, nq]
         self._qvel = bind("qvel")  # [N, nv]
-        self._ctrl = bind("ctrl")
+        self._ctrl = bind("ctrl")  # [N, axes]
         self._contact_forces = bind("cfrc_ext")  # [N, bodies, 6]
         self._position = self._qpos[:, :1]  # x
         if self._is_ant:
@@ -460,8 +463,7 @@ class Locomotion(TaskVectorEnv):
             }
             for name, factor in factors.items():
                 own = self._simulations.expand(name)  # [N, ...]: each simulation has its own
-                # transposed, for then the simulations are the last axis, as in the factor [N]
-                own.T[:] = getattr(self._model, name).T[..., None] * factor
+                own[:] = np.multiply.outer(factor, getattr(self._model, name))
             self._simulations.set_const()  # what MuJoCo derives from masses
 
     def _start(self, mask):
@@ -479,8 +481,9 @@ class Locomotion(TaskVectorEnv):
         self._ctrl[:] = actions
         self._simulations.step(nstep=5)
         velocity = (self._position[:, 0] - before) / 0.05  # m/s, [N]
-        # A light body with strong motors may fly apart in MuJoCo's steps of 0.01 s. It starts anew,
-        # as do those that MuJoCo itself has put to x = 0: their time began anew.
+        # A light body with strong motors may fly apart in MuJoCo's steps of 0.01 s. It starts anew.
+        # So do those that MuJoCo itself has reset to x = 0 and time 0: their time has not grown by
+        # 0.05 s. (0.045 leaves room for rounding.)
         is_apart = (abs(self._qvel) > 200).any(axis=1) | (self._time < time + 0.045)
         if is_apart.any():
             velocity[is_apart] = 0
@@ -507,9 +510,10 @@ class Locomotion(TaskVectorEnv):
 class KeepTask(gym.Wrapper):
     """Hands a single environment its task at every reset; with `levels` the task is the seed.
 
-    What the environment returns becomes plain numbers, so that all modes treat it alike.
+    What the environment returns becomes plain numbers: sync and async treat those alike.
     """
 
+    # BatchedTasks sets them by set_attr, which needs them to be there.
     task = None
     index = None
     levels = False
@@ -517,9 +521,12 @@ class KeepTask(gym.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         if self.has_process:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains,
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which has its own way to stop, too.
-            seed_generators(seed)  # else all processes would draw alike
+            # Ctrl-C is for the process that trains. SIGTERM ends this one as usual, and not as that
+            # of the process that trains, which this one has inherited. The global generators are
+            # copies, which would draw alike in all processes.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            seed_generators(seed)
             if "torch" in sys.modules:
                 sys.modules["torch"].manual_seed(seed)
         if self.levels:
@@ -574,6 +581,8 @@ class BatchedTasks(TaskVectorEnv):
                 "True; vectorization_mode is sync or async."
             )
         if levels:
+            # The first observations of the seeds 0, 0, 1, 2, ... 9: twice the same one of 0, but
+            # not the same one of all.
             first = []
             for seed in (0, *range(10)):
                 with gym.make(env_id, **kwargs) as env:  # each seed in a fresh one
@@ -615,13 +624,14 @@ class BatchedTasks(TaskVectorEnv):
 
     def _advance(self, actions):
         self._state, reward, terminated, truncated, info = self._envs.step(actions)
-        # An episode that is cut before the horizon is over, too.
+        # An episode that is cut before the horizon has ended as well. (The base class sets
+        # `truncated`, at the horizon.)
         early = truncated & (self._steps + 1 < self.horizon)
         return reward, terminated | early, info
 
     def __del__(self):
-        # After Ctrl-C the processes may have ended within a step. In this state gymnasium closes
-        # without waiting for its result.
+        # After Ctrl-C the processes may have ended in the middle of a step. In the state DEFAULT
+        # AsyncVectorEnv closes without waiting for the step's result.
         if hasattr(self, "_envs"):
             self._envs._state = AsyncState.DEFAULT
 
@@ -631,8 +641,8 @@ class PolicyEnv(VectorWrapper):
 
     Continuous actions are in [-1, 1] along each axis: they are mapped onto the environment's own
     range and clipped there. (An axis without two bounds stays as it is.) What goes in and what
-    comes out is checked: UsageError for a wrong shape, for a number that is not finite as float32,
-    with its sub-environment and task, and for an episode that does not end within the horizon.
+    comes out is checked. A UsageError names a wrong shape, the sub-environment and task of a number
+    that is not finite as float32, or an episode that does not end within the horizon.
     """
 
     def __init__(self, env):
@@ -640,8 +650,8 @@ class PolicyEnv(VectorWrapper):
         space = env.single_action_space
         if isinstance(space, Box):
             bounded = np.isfinite(space.low) & np.isfinite(space.high)  # [axes]
-            # The environment's action is centre + half_range * a; as it is without two bounds.
-            # (In float64: with bounds near float32's largest number it would overflow.)
+            # The environment's action is centre + half_range * a; without two bounds it is a. (np.
+            # float64 makes this float64: bounds near float32's largest number would overflow.)
             self._half_range = np.where(bounded, space.high / 2 - space.low / 2, np.float64(1))
             self._centre = np.where(bounded, space.low + self._half_range, 0)
             low = np.where(bounded, -1, space.low)
@@ -651,7 +661,7 @@ class PolicyEnv(VectorWrapper):
 
     def __getattr__(self, name):
         """The horizon, and what else the environment has."""
-        if name.startswith("_"):  # what copying looks for
+        if name.startswith("_"):  # copy asks for some before there is an env
             raise AttributeError(name)
         return getattr(self.env, name)
 
@@ -662,7 +672,8 @@ class PolicyEnv(VectorWrapper):
         """
         if rng is not None:
             rng = np.random.default_rng(rng)
-            # For tasks that are drawn from a global generator. By a copy: rng stays where it is.
+            # sample_task may use the global generators: they are seeded, too. (The seed is drawn
+            # from a copy, so that rng stays where it is.)
             seed_generators(int(deepcopy(rng).integers(2**32)))
         return self.env.sample_tasks(num_tasks, rng)
 
@@ -699,7 +710,7 @@ class PolicyEnv(VectorWrapper):
                 f"The episode of sub-environment {self._steps.argmax()} has not ended within the "
                 f"horizon of {self.horizon} steps."
             )
-        # Regret counts where every step of every sub-environment has one.
+        # There is a regret only as long as every step of every sub-environment has one.
         regret = np.asarray(info.pop("regret", None), dtype=float)  # None becomes nan
         reported = np.isfinite(regret) & info.get("_regret", True)
         self._has_regret &= reported.shape == (self.num_envs,) and reported.all()
@@ -710,7 +721,7 @@ class PolicyEnv(VectorWrapper):
     def group_tasks(self, tasks):
         """The rows of `tasks` that hold the same task: {the task as text: its rows}.
 
-        It is {} where tasks are many: where 100 that are drawn are more than 25 different ones.
+        It is {} where tasks are many: where there are more than 25 different ones among 100.
         """
         rows = {}
         if len({str(task) for task in self.sample_tasks(100, 0)}) <= 25:
@@ -759,7 +770,8 @@ def make(env_id, /, num_envs=1, **kwargs):
         if is_argument or is_module or isinstance(error, gym.error.Error):
             raise UsageError(
                 f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
-                f"your module:id. {sys.modules.get(module, '')}"  # the file, if another one
+                # the file, which may be that of another module of this name
+                f"your module:id. {sys.modules.get(module, '')}"
             ) from None
         error.add_note(f"{env_id} was made with {kwargs}.")
         raise
@@ -788,7 +800,7 @@ def check_spaces(env, observation_space, action_space):
             raise UsageError(f"{env} has {action_space}: use floats in a Box (actions: one axis).")
     layer = env
     while layer is not None:
-        # as NormalizeObservation, NormalizeReward and what is made of them have them
+        # gymnasium's NormalizeObservation, NormalizeReward, and classes made of them, have these
         if hasattr(layer, "obs_rms") or hasattr(layer, "return_rms"):
             raise UsageError(
                 f"{env}: use --norm-obs (RL^2, SNAIL: --norm-reward) in place of gymnasium's "

@@ -1,23 +1,24 @@
 """MAML with TRPO: an initialisation from which one policy gradient step solves a new task.
 
-In each task, episodes of the policy give a policy gradient. A step along it makes the adapted
-policy, whose fresh episodes tell how well the task is solved then. Meta-learning improves those as
-a function of the *initial* parameters: the gradient runs back through the adaptation step, and TRPO
-keeps the adapted policies close to what they were.
+In each task, the policy's episodes yield a policy gradient. One step along it gives the adapted
+policy, whose new episodes show how well it solves the task. Meta-learning raises their return, as a
+function of the *initial* parameters: the gradient runs back through the adaptation step. TRPO keeps
+the adapted policies close to what they were.
 
     J_i(theta) = E_i [pi_theta(a | s) / pi_old(a | s) A(s, a)]                surrogate (for eq. 4)
     theta_i'   = theta + alpha grad J_i(theta)                                adaptation  (sec. 2.2)
-    max_theta    mean_i J~_i(theta_i'(theta)), J~_i on new episodes           meta-objective (eq. 1)
-    such that    mean_i E KL(pi_theta_i'(old) || pi_theta_i'(theta)) <= delta  trust region  (TRPO)
+    max_theta    mean_i J~_i(theta_i'(theta)), J~_i on new episodes           meta-objective  (2.2)
+    such that    mean_i E KL(pi_theta_i'(theta_0) || pi_theta_i'(theta)) <= delta      trust region
     F v        = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) v     Fisher-vector product
     step       = 0.8^k sqrt(2 delta / x^T F x) x,  F x = g,  k = 0, 1, ...    line search
 
-E_i is the mean over the steps that pi_old took in task i, A their advantage. J~_i is the same on
-the episodes of the adapted policy, F_i that policy's Fisher matrix, and g the gradient of the
-meta-objective.
+pi_old is the policy that chose the actions, E_i is the mean over the time steps in task i, and A
+their advantage. J~_i is the same on the episodes of the adapted policy, F_i that policy's Fisher
+matrix, E the mean over its states. theta_0 are the parameters before the meta-update, g is the
+gradient of the meta-objective.
 
-The numbers are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400; section 3.2 and
-Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
+Equations and sections are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400;
+section 3.2 and Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
 https://arxiv.org/abs/1502.05477, appendix C. The linear baseline is that of Duan et al. (2016),
 https://arxiv.org/abs/1604.06778.
 
@@ -35,8 +36,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil, isfinite
 from pathlib import Path
 
-# Idle threads of torch wait in a loop, on cores that the environments need. This many rounds are a
-# short wait (GNU OpenMP's usual one is much longer). It is read when torch is imported, below.
+# Idle threads of torch wait in a loop, on cores that the environments need. Let them sleep after so
+# many rounds (GNU OpenMP's default is far larger). It is read when torch is imported, below.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -53,8 +54,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-# All distributions (this sets it for all, not for Categorical alone) would check their arguments in
-# every step: on a GPU the CPU waits for that.
+# No distribution checks its arguments (the call is Categorical's, but it is for all of them). The
+# checks would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
 
 
@@ -81,30 +82,31 @@ class Args:
     env_kwargs: dict[str, int | float | bool | None | str] = field(default_factory=dict)
     """arguments of the environment, as in --env-kwargs observe_task True"""
     num_iterations: float = 300
-    """the number of meta-updates"""
+    """the number of meta-updates (a float, so that 1e3 can be said)"""
     meta_batch_size: int = 20
-    """the number of tasks in a meta-update, of all processes; each takes an equal part"""
+    """the number of tasks in a meta-update; several processes share it equally (rounded down)"""
     episodes_per_task: int = 20
     """episodes in each task, before adaptation and again after each adaptation step"""
     num_inner_steps: int = 1
-    """adaptation steps of the meta-gradient; 0 is TRPO over all tasks, the paper's *pretrained*"""
+    """adaptation steps in training; 0 is TRPO over all tasks, the paper's *pretrained*"""
     inner_lr: float = 0.1
     """the step size alpha of adaptation"""
     later_fraction: float = 0.5
-    """steps beyond those of training are this fraction of inner_lr long, in evaluation"""
+    """in evaluation, steps after the first num_inner_steps (after one, if that is 0) use inner_lr
+    times this"""
     first_order: bool = False
     """if toggled, leave out second derivatives: the adaptation step counts as a constant"""
     hidden_size: int = 100
     """the size of the policy's two hidden layers"""
     action_scale: float = 1.0
-    """the first standard deviation of continuous actions, and the unit of their mean; the
-    environment clips them to [-1, 1]"""
+    """the initial standard deviation of continuous actions, and the unit of their mean; where the
+    environment has bounds, -1 and 1 stand for them, and actions are clipped to [-1, 1]"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
     """the lambda for the generalized advantage estimation; longer episodes want a larger one"""
     max_kl: float = 0.01
-    """the trust region delta: the mean KL divergence of the adapted policies in a meta-update"""
+    """the trust region delta: the most that a meta-update changes the adapted policies (mean KL)"""
     cg_iterations: int = 10
     """conjugate gradient iterations, one Fisher-vector product each"""
     cg_damping: float = 1e-5
@@ -120,7 +122,7 @@ class Args:
     eval_episodes: int = 40
     """episodes in each held-out task, before adaptation and again after each of 3 steps"""
     eval_seed: int = 0
-    """the seed of the held-out tasks: new ones, unless there are only a few in all"""
+    """the seed of the held-out tasks: not seen in training, unless there are only a few in all"""
 
 
 def check_arguments(args):
@@ -166,7 +168,8 @@ class Policy:
         self.action_space = env.single_action_space
         self.obs_size = flatdim(self.observation_space)
         self.action_size = flatdim(self.action_space)
-        # mean and variance [2, obs] of the observations so far, for --norm-obs; at first [2, 1]
+        # for --norm-obs: mean and variance [2, obs] of observations, see update_moments; at first 0
+        # and 1, [2, 1]
         self.moments = torch.tensor([[0.0], [1.0]]).double()
 
     def initial_params(self, device="cpu"):
@@ -188,23 +191,28 @@ class Policy:
             return torch.eye(self.obs_size)[obs]  # one-hot
         obs = torch.as_tensor(obs).flatten(1).double()
         if self.args.norm_obs:
-            # in float64: to float32 a clock's 1.7e9 and 1.7e9 + 1 are the same
+            # float64: a clock's seconds, 1.7e9 and 1.7e9 + 1, are the same number in float32
             mean, variance = self.moments
             # what never changes has variance 0
             obs = ((obs - mean) / variance.sqrt().clamp(min=1e-4)).clamp(-10, 10)
         return obs.float()
 
     def update_moments(self, batch, weight):
-        """Takes in an iteration's adapted episodes, as the part `weight` of all so far.
+        """Moves the moments towards those of an iteration's adapted episodes.
 
-        So the moments are means over the iterations of the moments of each.
+        With the weight 1 / iteration they are the average of all iterations' means, and that of all
+        iterations' variances. (How far the means are apart is left out.)
         """
         obs = batch["raw_obs"][batch["valid"]].flatten(1).double()  # [B, obs]
         new = average(torch.stack([obs.mean(0), obs.var(0, correction=0)]))
         self.moments = self.moments.lerp(new.cpu(), weight)  # old + weight (new - old)
 
     def outputs(self, params, obs):
-        """Observations [M, B, obs] of M tasks to [logits], or [mean, log-deviation]."""
+        """From observations [M, B, obs] of M tasks: a list of logits, or of mean and log-deviation.
+
+        These are tensors, not a distribution, so that the KL's first argument can be detached. Mean
+        and deviation are in units of action_scale.
+        """
         h = obs
         for i in range(3):
             if i > 0:
@@ -228,8 +236,8 @@ def rollout(policy, params, env, tasks, seed):
 
     `params` are those of one policy, or of one for each task. Returns a dict of tensors
     [M, K, T, ...], T <= env.horizon: `raw_obs` as the environment gave it, `obs` as the network
-    sees it, `action`, `log_prob`, `reward`, and `valid`, which is false after an episode's end; and
-    of `return` [M, K].
+    sees it, `action`, `log_prob`, `reward`, and `valid` (false after an episode's end). Besides, it
+    has `return` [M, K].
     """
     device = params["bias_0"].device
     shape = (len(tasks), env.num_envs // len(tasks))  # M, K
@@ -293,11 +301,19 @@ def linear_baseline(batch, gamma):
     return (phi @ weights).view_as(valid).float()
 
 
+def mean_over_steps(x, batch):
+    """x [M, K, T] or [M, K T] averaged over each task's valid steps: [M]."""
+    valid = batch["valid"].flatten(1)
+    return (x.flatten(1) * valid).sum(1) / valid.sum(1)
+
+
 def advantages(batch, gamma, gae_lambda):
     """GAE with the linear baseline, to mean 0 and deviation 1 in each task: [M, K, T]."""
     valid = batch["valid"]
     value = linear_baseline(batch, gamma)
-    next_value = pad(value[..., 1:], (0, 1))  # zero after an episode's end
+    # Zero after an episode's end, where all features are. A time limit is an end, too: the baseline
+    # knows the time t.
+    next_value = pad(value[..., 1:], (0, 1))
     # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
     advantage = discounted_sums(delta, gamma * gae_lambda)
@@ -307,18 +323,12 @@ def advantages(batch, gamma, gae_lambda):
     return centered / variance.sqrt().clamp(min=1e-8)
 
 
-def mean_over_steps(x, batch):
-    """x [M, K, T] or [M, K T] averaged over each task's valid steps: [M]."""
-    valid = batch["valid"].flatten(1)
-    return (x.flatten(1) * valid).sum(1) / valid.sum(1)
-
-
 def surrogate(distribution, batch):
     """J_i = E[pi / pi_old A] over each task's steps, [M]: a surrogate for the return (equation 4).
 
     Where pi is pi_old, its gradient is the policy gradient, E[A grad log pi]. E[A log pi] has the
-    same one there; but the meta-gradient needs the second derivative, too, and that of E[A log pi]
-    lacks E[A grad log pi (grad log pi)^T].
+    same gradient there. But its second derivative, which the meta-gradient needs, too, lacks the
+    term E[A grad log pi (grad log pi)^T].
     """
     log_prob = distribution.log_prob(batch["action"].flatten(1, 2))  # [M, K T]
     ratio = (log_prob - batch["log_prob"].flatten(1)).exp()
@@ -330,14 +340,16 @@ def adapt(policy, params, batch, args):
 
     theta_i' = theta + alpha grad J_i(theta)   (section 2.2)
     """
+    # parameters for each task, where there were those of one policy
     params = {name: param.expand(len(batch["obs"]), -1, -1) for name, param in params.items()}
 
     def objective(params):
         outputs = policy.outputs(params, batch["obs"].flatten(1, 2))
-        # One task's parameters are in no other task's term: the sum's gradient is each one's own.
+        # Task i's parameters are in J_i alone: the gradient of the sum holds that of each task.
         return surrogate(policy.distribution(*outputs), batch).sum()
 
-    # It works within torch.no_grad, too. Elsewhere autograd runs back through it: meta-gradients.
+    # torch.func.grad works within torch.no_grad, too, as in `trial`. Elsewhere autograd can go back
+    # through this step: that makes the meta-gradient.
     gradients = torch.func.grad(objective)(params)
     if args.first_order:  # the gradient counts as a constant
         gradients = {name: gradient.detach() for name, gradient in gradients.items()}
@@ -352,11 +364,14 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
     """
     batches = []
     for i in range(num_steps + 1):
-        # Steps beyond those of training are shorter (A.2: half as long).
+        # Evaluation takes more steps than training. From the first extra one on, all are shorter
+        # (A.2: half as long): the new args stay. Max: without a step in training, the first step of
+        # the evaluation is a full one.
         if i == max(1, args.num_inner_steps) + 1:
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
             params = adapt(policy, params, batches[-1], args)
+        # Environment j of rollout i gets the seed + i N + j. (int: a uint32 would overflow.)
         batch = rollout(policy, params, env, tasks, int(seed) + i * env.num_envs)
         batch["advantage"] = advantages(batch, args.gamma, args.gae_lambda)
         batches.append(batch)
@@ -380,10 +395,10 @@ def unflatten(theta, params):
 def fisher_vector_product(policy, params, batches, args):
     """The function v -> F v + damping v of a vector [P].
 
-    F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL. It is
-    estimated on a part of each task's episodes, for adaptation, too: it sets the direction and the
-    size of the first try, and the line search checks the KL on all episodes. The graph is built
-    once and serves every product.
+    F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL. Only a
+    part of each task's episodes is used, in its adaptation steps as well. That is good enough: F
+    gives the direction and the length of the first try, and the line search checks the KL on all
+    episodes.
     """
     few = ceil(args.fisher_fraction * args.episodes_per_task)
     batches = [{name: x[:, :few] for name, x in batch.items()} for batch in batches]
@@ -391,7 +406,8 @@ def fisher_vector_product(policy, params, batches, args):
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
     old = policy.distribution(*[output.detach() for output in outputs])
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
-    (slope,) = torch.autograd.grad(kl, theta, create_graph=True)  # zero, its derivative is F
+    # The slope is zero here, its derivative is F. Its graph is built once, for every product.
+    (slope,) = torch.autograd.grad(kl, theta, create_graph=True)
 
     def product(v):
         (fisher_v,) = torch.autograd.grad(slope @ v, theta, retain_graph=True)
@@ -466,7 +482,7 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     for start in range(0, len(tasks), 10):  # ten at a time, which any machine has memory for
         some_tasks = tasks[start : start + 10]
         env = envs.make(env_id, len(some_tasks) * num_episodes, **env_kwargs)
-        # 2: not training's, see train
+        # The first number says what a seed is for: 0 training, 1 held-out tasks, 2 evaluation.
         torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
         torch.manual_seed(torch_seed)
         batches = trial(policy, params, env, some_tasks, 3, env_seed, policy.args)
@@ -489,7 +505,10 @@ def read_checkpoint(path, device="cpu"):
 
 
 def load(checkpoint, device="cpu"):
-    """Policy, parameters and arguments of a checkpoint.pt or agent.pt: to `rollout`, `adapt`."""
+    """Policy, parameters and arguments of a checkpoint.pt, or of a published agent.pt.
+
+    That is what `rollout`, `adapt` and `evaluate` take.
+    """
     saved = read_checkpoint(checkpoint, device)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
@@ -515,8 +534,9 @@ def train(args):
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
-    # A batch takes more than this much memory. Does the machine have it? (Nothing is written, so
-    # that nothing is taken.)
+    # Fail now, and not after an hour, where memory is far too small: a batch takes about as much as
+    # this array. Without room for it there is a MemoryError, see the end of this file. (Nothing is
+    # written to the array: it only reserves memory, and the check costs nothing.)
     np.empty((env.num_envs, env.horizon, policy.obs_size + args.hidden_size))
     params = policy.initial_params(device)
     iteration = 0
@@ -586,7 +606,7 @@ def train(args):
     try:
         while iteration < args.num_iterations:
             # All random numbers follow from seed, iteration and rank: a run that was resumed goes
-            # on as if it had never stopped. (0 is training, 1 held-out tasks, 2 evaluation.)
+            # on as if it had never stopped. (0 is training, see `evaluate`.)
             seeds = np.random.SeedSequence([0, args.seed, iteration, rank])
             torch_seed, task_seed, env_seed = seeds.generate_state(3)
             torch.manual_seed(torch_seed)
@@ -604,11 +624,12 @@ def train(args):
             if rank > 0:  # one process writes
                 continue
 
-            # The first time is now: a run that fails at once leaves no folder.
+            # The first checkpoint comes after the first iteration, for last_save is 0. It makes the
+            # folder, so that a run that fails at once leaves none.
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:
+            if not writer:  # in the folder that is there now
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]
@@ -627,7 +648,8 @@ def train(args):
             return
         save_checkpoint()
         tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-        # {} where tasks are many; few ones were in training, too
+        # {task: its rows in tasks} where there are only a few different tasks, all of them seen in
+        # training; else {}.
         rows_by_task = env.group_tasks(tasks)
         env.close()
 
@@ -640,8 +662,10 @@ def train(args):
         returns = evaluate(  # [tasks, 4, episodes]
             policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
         )
-        by_episode = returns.reshape(args.eval_trials, -1)  # all episodes of a task, in order
-        totals = by_episode.sum(1)  # [tasks]: the return of a trial
+        # Each is averaged over tasks below: a trial, which is all episodes of a task, its episodes
+        # (first those before adaptation), and the episodes after 0, 1, 2, 3 gradient steps.
+        by_episode = returns.reshape(args.eval_trials, -1)  # [tasks, 4 episodes]
+        totals = by_episode.sum(1)  # [tasks]
         samples = {
             "return_mean": totals,
             "return_by_episode": by_episode,
@@ -666,7 +690,9 @@ def train(args):
             print(f"  after {i} gradient steps   {means[i]:9.2f} +- {stderrs[i]:.2f}")
         return result
     except BaseException as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # a wait that was stopped may fail
+        # Ctrl-C during a wait, say for other processes, may cause a second error there. Then report
+        # the Ctrl-C, which is that error's context.
+        if isinstance(error.__context__, KeyboardInterrupt):
             error = error.__context__
         error.add_note(f"Stopped. Iterations done: {iteration}.")
         if checkpoint_path.exists():
@@ -680,12 +706,14 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
+        # Given --env-kwargs twice, tyro keeps only the last of them. (In the printed list of words
+        # each begins with a quote, so that this counts the flag, also as --env_kwargs.)
         if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
-            # Read again, with those as defaults. (Of a dict with entries tyro would make a flag for
-            # each entry, --env-kwargs.num-arms: so this one goes around it.)
+            # Read the command line again, with those as defaults. env_kwargs is kept out of this:
+            # for a default with entries tyro offers a flag for each, such as --env-kwargs.num-arms.
             env_kwargs = saved_args.pop("env_kwargs")
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs

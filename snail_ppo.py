@@ -1,15 +1,15 @@
 """SNAIL with PPO: temporal convolutions and causal attention learn to learn.
 
-A *trial* is some episodes in one unknown task. Beside the observation the agent sees its own
+A *trial* is some episodes in one unknown task. Besides the observation the agent sees its own
 previous action, reward and end of episode. Convolutions over time gather the trial so far, and
-attention looks up single steps of it. To earn the most over whole trials they have to become a
-learning algorithm, which PPO, a slow one, tunes. The features of a step never change later on, so
-that a rollout computes them only once.
+attention looks up single steps of it. To earn the most over whole trials the network has to become
+a learning algorithm, a fast one. PPO, a slow one, trains it over many trials. The features of a
+step never change later on, so a rollout computes them only once.
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]     input: a, r, d are 0 at the start of a trial      (3)
-    h_t = [embed(x_t), f_1, f_2, ...]          features: each dense block adds its own         (3.1)
-    f_t = tanh(g) sigmoid(g')                  dense block with a dilation R = 1, 2, 4, ...    (3.1)
-          [g, g'] = W h_t + b + W' h_{t-R}     of the features h of the blocks before
+    h_t = [embed(x_t), f^1_t, f^2_t, ...]      features: each dense block appends its own      (3.1)
+    f_t = tanh(g_t) sigmoid(g'_t)              dense block with a dilation R = 1, 2, 4, ...    (3.1)
+          [g_t, g'_t] = W h_t + b + W' h_{t-R}    h: up to the features of the block before it
     m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u          causal attention, with        (3.1)
           q, k, v linear in h
     a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)   policy and value                               (3)
@@ -17,7 +17,9 @@ that a rollout computes them only once.
           delta_t = r_t + gamma V_{t+1} - V_t
     L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old      PPO, not the paper's TRPO
 
-The numbers are sections of Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141.
+Shapes: T steps of N trials side by side; D features so far, C after all blocks; K, V the sizes of
+a key and a value of attention. Numbers are sections of Mishra et al. (2018), SNAIL,
+https://arxiv.org/abs/1707.03141.
 PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
 
     python snail_ppo.py                                               # 5-armed bandit, 10 pulls
@@ -34,8 +36,8 @@ from dataclasses import dataclass, field
 from math import ceil, isfinite
 from pathlib import Path
 
-# Idle threads of torch wait in a loop, on cores that the environments need. This many rounds are a
-# short wait (GNU OpenMP's usual one is much longer). It is read when torch is imported, below.
+# Idle threads of torch wait in a loop, on cores that the environments need. Let them sleep after so
+# many rounds (GNU OpenMP's default is far larger). It is read when torch is imported, below.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -43,7 +45,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 import tyro
-from gymnasium.spaces import Box, Discrete, flatdim
+from gymnasium.spaces import Discrete, flatdim
 from torch.distributions import Categorical, Independent, Normal
 from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 from torch.utils.tensorboard import SummaryWriter
@@ -52,11 +54,11 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "snail_ppo"
-# All distributions (this sets it for all, not for Categorical alone) would check their arguments in
-# every step: on a GPU the CPU waits for that.
+# No distribution checks its arguments (the call is Categorical's, but it is for all of them). The
+# checks would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
-# bfloat16 pays on GPUs, and on processors that have instructions for it: most that have AVX-512.
-# (Where there is a GPU, --amp --no-cuda computes in bfloat16, too, whether that pays or not.)
+# bfloat16 pays on GPUs, and on processors that have instructions for it, which many of those with
+# AVX-512 have. (Where there is a GPU, HAS_BFLOAT16 is true with --no-cuda, too.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -87,15 +89,16 @@ class Args:
     total_timesteps: float = 6_000_000
     """total timesteps of the experiment"""
     num_envs: int = 4000
-    """the number of parallel environments, of all processes: one trial each makes a batch (4000
-    becomes smaller where trials have more than 100 steps)"""
+    """the number of parallel environments, of all processes together; a batch is one trial in each.
+    4000 means: as many, but a batch of at most 400,000 steps; any other number is kept"""
     tc_blocks: int = 2
-    """the number of TC blocks: each has as many dense blocks as it takes to see a whole trial"""
+    """the number of TC blocks (temporal convolution): stacks of as many dense blocks as it takes to
+    see a whole trial"""
     sizes: tuple[int, int, int, int] = (32, 32, 32, 32)
     """the sizes of the embedding, a dense block's features, and attention's keys and values"""
     action_scale: float = 1.0
-    """the first standard deviation of continuous actions, and the unit of their mean; the
-    environment clips them to [-1, 1]"""
+    """the initial standard deviation of continuous actions, and the unit of their mean; where the
+    environment has bounds, -1 and 1 stand for them, and actions are clipped to [-1, 1]"""
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True
@@ -123,24 +126,26 @@ class Args:
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False
-    """Toggles division of the rewards that are learned from, by their returns' running deviation"""
+    """Toggles division of rewards, only in training, by the running deviation of their returns"""
     amp: bool = False
     """if toggled, the network computes in bfloat16, where the processor is made for it"""
     grow_trials: bool = False
-    """not in the paper: trials grow from 10 episodes to all; a batch keeps its number of steps"""
+    """not in the paper: trials grow from 10 episodes to episodes_per_trial, while a batch keeps its
+    number of steps"""
     gamma_start: float | None = None
-    """not in the paper: the discount rises from here to gamma; 1 / (1 - discount), the number of
-    steps that the agent looks ahead, grows geometrically"""
+    """not in the paper: the discount rises from this to gamma (both below 1); the number of steps
+    that the agent looks ahead, 1 / (1 - discount), grows geometrically"""
     ramp_fraction: float = 0.5
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
-    """not in the paper: learn from -(V*(s) - Q*(s, a)), if the environment knows it: less noise"""
+    """not in the paper: train with -(V*(s) - Q*(s, a)), minus the regret, in place of the reward:
+    it is less noisy, but only few environments report it"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
     """the number of held-out tasks to evaluate on, one trial each"""
     eval_seed: int = 0
-    """the seed of the held-out tasks: new ones, unless there are only a few in all"""
+    """the seed of the held-out tasks: not seen in training, unless there are only a few in all"""
 
 
 def check_arguments(args):
@@ -159,8 +164,11 @@ def check_arguments(args):
     ):
         if np.min(getattr(args, name)) <= 0:  # the least, where an argument is several numbers
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
-    is_above_1 = max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1
-    if is_above_1 or args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0:
+    if (
+        max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1
+        or args.eval_trials < 2
+        or min(args.seed, args.eval_seed) < 0
+    ):
         raise UsageError(
             "gamma, gae_lambda and gamma_start must not exceed 1, "
             "eval_trials must be at least 2, seed and eval_seed at least 0."
@@ -180,7 +188,8 @@ def average(x):
 class RunningMeanStd(nn.Module):
     """Mean and variance [size] of all rows so far; as buffers they are part of a checkpoint.
 
-    With several processes each batch's moments are means of theirs: nearly those of all rows.
+    With several processes a batch's moments are averages of those of each. (That leaves out how far
+    their means are apart, which is little.)
     """
 
     def __init__(self, size):
@@ -188,19 +197,20 @@ class RunningMeanStd(nn.Module):
         zeros = torch.zeros(size).double()
         self.register_buffer("mean", zeros)
         self.register_buffer("var", zeros + 1)
-        self.register_buffer("count", zeros + 0)  # a copy: what is added to it stays out of mean
+        self.register_buffer("count", zeros + 0)  # a copy: mean and count change in place
 
     def update(self, x):
         """Takes in the rows x [B, size]: the moments of two groups together (Chan et al. 1979)."""
         x = x.double()
         batch_mean = average(x.mean(0))
-        # above 0: `normalize` divides by it, and some numbers never change
+        # above 0, for `normalize` divides by its root: some entries of observations never change
         batch_var = average(x.var(0, correction=0)).clamp(min=1e-8)
         batch_count = average(x.new_tensor(len(x)))
         self.count += batch_count
         weight = batch_count / self.count
         delta = batch_mean - self.mean
-        self.var = (1 - weight) * (self.var + weight * delta**2) + weight * batch_var
+        # (1 - weight) (var + weight delta^2) + weight batch_var
+        self.var = torch.lerp(self.var + weight * delta**2, batch_var, weight)
         self.mean += weight * delta
 
     def normalize(self, x):
@@ -209,7 +219,7 @@ class RunningMeanStd(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """A causal convolution over two steps, R apart; adds its features to those there are.
+    """A causal convolution over two steps, R apart; appends its features to those there are.
 
     f_t = tanh(g_t) sigmoid(g'_t),   [g_t, g'_t] = W h_t + b + W' h_{t-R}   (SNAIL, section 3.1)
     """
@@ -218,22 +228,24 @@ class DenseBlock(nn.Module):
         super().__init__()
         self.now = nn.Linear(size, 2 * filters)  # W and b
         self.before = nn.Linear(size, 2 * filters, bias=False)  # W'
-        self.dilation = dilation  # R
+        self.dilation = dilation  # R; the agent picks `past` by it
 
     def forward(self, h, past):
         """Features h_t [T, N, D] of T steps to [T, N, D + filters].
 
-        `past` [T', N, D] is h_{t-R} of the last T' of the steps. The first T - T' have none: R
-        steps ago the trial had not begun.
+        `past` [T', N, D] holds h_{t-R} for the last T' steps t. The first T - T' steps have no such
+        h: it would lie before the trial. (Of a whole trial that is true of the first R steps. For a
+        single step T' is 1, or 0 where t < R.)
         """
-        gates = self.now(h)
+        gates = self.now(h)  # [g_t, g'_t]
+        # only the last T' steps; not [-T':], which would be all of them where T' is 0
         gates[len(h) - len(past) :] += self.before(past)
         g, gate = gates.chunk(2, dim=-1)
         return torch.cat([h, g.tanh() * gate.sigmoid()], dim=-1)
 
 
 class CausalAttention(nn.Module):
-    """Looks up single steps of the past; adds what it reads to the features.
+    """Looks up single steps of the trial so far; appends what it reads to the features.
 
     m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u   (SNAIL, section 3.1)
 
@@ -243,20 +255,21 @@ class CausalAttention(nn.Module):
     def __init__(self, size, key_size, value_size):
         super().__init__()
         self.linear = nn.Linear(size, 2 * key_size + value_size)  # query, key and value in a row
-        self.ends = [key_size, 2 * key_size]  # of query and key
+        self.ends = [key_size, 2 * key_size]  # where query and key end in that row
 
     def forward(self, h):
         """Whole trials: h [T, N, C] to [T, N, C + V]."""
         # [N, 1, T, K + K + V]: one head
-        lookups = self.linear(h).transpose(0, 1)[:, None]
-        q, k, v = lookups.tensor_split(self.ends, dim=3)
+        qkv = self.linear(h).transpose(0, 1)[:, None]
+        q, k, v = qkv.tensor_split(self.ends, dim=3)
         m = scaled_dot_product_attention(q, k, v, is_causal=True)  # [N, 1, T, V]
         return torch.cat([h, m[:, 0].transpose(0, 1)], dim=2)
 
-    def step(self, h, lookups, t):
-        """Step t: h [N, C] to [N, C + V]; takes its q, k, v into lookups [N, 1, steps, .]."""
-        lookups[:, 0, t] = self.linear(h)
-        q, k, v = lookups[:, :, : t + 1].tensor_split(self.ends, dim=3)
+    def step(self, h, qkv, t):
+        """Step t: h [N, C] to [N, C + V]; writes its q, k, v into qkv [N, 1, steps, K + K + V]."""
+        qkv[:, 0, t] = self.linear(h)
+        q, k, v = qkv[:, :, : t + 1].tensor_split(self.ends, dim=3)
+        # Only the last query is used. There is no later step yet, so it needs no mask.
         m = scaled_dot_product_attention(q[:, :, t:], k, v)  # [N, 1, 1, V]
         return torch.cat([h, m[:, 0, 0]], dim=1)
 
@@ -277,7 +290,7 @@ class Agent(nn.Module):
         self.obs_size = flatdim(self.observation_space)
         self.action_size = flatdim(self.action_space)
         self.obs_stats = RunningMeanStd(self.obs_size)
-        self.return_stats = RunningMeanStd(1)  # here, so that checkpoints hold it
+        self.return_stats = RunningMeanStd(1)  # for --norm-reward; checkpoints hold it
 
         features = self.obs_size
         shape = self.observation_space.shape
@@ -295,7 +308,8 @@ class Agent(nn.Module):
 
         size, filters, key_size, value_size = args.sizes  # size: D, the features so far
         self.embedding = nn.Linear(input_size, size)
-        # A TC block's dilations double until it sees a whole trial, 1 + 1 + 2 + 4 + ... steps.
+        # n dense blocks see 1 + (1 + 2 + 4 + ...) = 2^n steps. A TC block's dilations double until
+        # that is a whole trial.
         self.steps = args.episodes_per_trial * env.horizon
         self.blocks = nn.ModuleList()
         for _ in range(args.tc_blocks):
@@ -309,27 +323,28 @@ class Agent(nn.Module):
         size += value_size
         self.policy = nn.Linear(size, self.action_size)
         self.value = nn.Linear(size, 1)
-        # the first policy is close to uniform
+        # The policy's first weights are small: at first it hardly depends on what it sees.
         for head, gain in ((self.policy, 0.01), (self.value, 1.0)):
             nn.init.orthogonal_(head.weight, gain)
             nn.init.zeros_(head.bias)
         if not self.has_discrete_actions:
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
-            # [2, action], to which the environment clips; no part of a checkpoint
+            # Limits [2, action], to which the environment clips: -1 and 1, or infinite for actions
+            # without bounds. They are no part of a checkpoint.
             limits = np.array([self.action_space.low, self.action_space.high])
             self.register_buffer("action_limits", torch.tensor(limits), persistent=False)
 
     def initial_state(self, num_envs):
-        """The state in which trials side by side begin: None, a memory of no steps.
+        """The state in which N trials begin: None, a memory of no steps.
 
-        Later states share their memory: go on from the last one only.
+        Later states share one memory, which grows in place: go on from the last one only.
         """
         return None
 
     def encode(self, obs, prev_action, prev_reward, prev_done, first):
         """The input x_t [N, obs + action + 2]; with `first`, nothing came before.
 
-        A continuous action is seen as the environment carries it out, within its space.
+        A continuous action is clipped, as the environment does before it carries it out.
         """
         if isinstance(self.observation_space, Discrete):
             obs = one_hot(obs.long(), self.obs_size)
@@ -349,7 +364,7 @@ class Agent(nn.Module):
     def convolve(self, x):
         """x [T, N, input], in which features of an image take the place of its pixels.
 
-        Pixels are as the environment gives them; --norm-obs scales them.
+        Pixels are not divided by 255. --norm-obs normalizes each of them.
         """
         if not self.sees_images:
             return x
@@ -368,31 +383,32 @@ class Agent(nn.Module):
         return self.heads(h)
 
     def step(self, x, memory):
-        """One step x [N, input]: the policy, values [N], and the memory that follows `memory`."""
+        """One step x [N, input]: the policy, values [N], and the memory, which grows in place."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
             h = self.embedding(self.convolve(x[None]))  # [1, N, D]
+            # Memory is a list of the features [1, N, C] of each step so far, and q, k, v of all
+            # steps, [N, 1, steps, K + K + V], which are filled in one by one.
             if memory is None:
-                lookups = h.new_empty(len(x), 1, self.steps, self.attention.linear.out_features)
-                memory = ([], lookups)
-            features, lookups = memory  # of the steps so far; lookups has room for all
+                memory = [], h.new_empty(len(x), 1, self.steps, self.attention.linear.out_features)
+            features, qkv = memory
             t = len(features)
             if t == self.steps:
                 raise UsageError(f"Memory takes {t} steps: raise --episodes-per-trial.")
             for block in self.blocks:
                 past = h[:0]  # none
                 if t >= block.dilation:
-                    # as much of it as the blocks before have made
+                    # h_{t-R}: of that step's C features the first D, as many as h has here
                     past = features[-block.dilation][..., : h.shape[2]]
                 h = block(h, past)
             features.append(h)
-            h = self.attention.step(h[0], lookups, t)  # [N, C + V]
+            h = self.attention.step(h[0], qkv, t)  # [N, C + V]
         return *self.heads(h), memory
 
     def heads(self, h):
-        """pi(. | h_t), a distribution over actions, and V(h_t), of features h [..., size]."""
-        h = h.to(self.value.weight)  # float32; with --amp it is bfloat16
+        """The policy, a distribution over actions, and the value, from features h [..., size]."""
+        h = h.to(self.value.weight)  # to the weights' float32; with --amp it is bfloat16
         out = self.policy(h)
-        value = self.value(h).squeeze(-1)
+        value = self.value(h)[..., 0]
         if self.has_discrete_actions:
             return Categorical(logits=out), value
         scale = self.args.action_scale  # the unit of the network's output, mean and deviation
@@ -402,8 +418,8 @@ class Agent(nn.Module):
     def act(self, obs, prev_action, prev_reward, prev_done, state):
         """Actions for N trials: arrays or tensors with first axis N in, (action, next state) out.
 
-        `state` is `initial_state(N)` when a trial begins (of the inputs only `obs` counts then, the
-        others may be any arrays), and later what the last call returned. Actions are within the
+        `state` is `initial_state(N)` when a trial begins, and later what the last call returned. In
+        the first call only `obs` counts: the other inputs may be any arrays. Actions are within the
         action space: continuous ones are clipped to it.
         """
         inputs = [
@@ -423,10 +439,10 @@ def rollout(agent, env, tasks, episodes, seed):
     """A trial of `episodes` episodes in each of N tasks.
 
     Returns a dict of tensors [T, N, ...], T <= episodes * env.horizon: network inputs `x`, `obs`,
-    `action`, `log_prob`, `value`, `reward`, `regret` (where the environment reports it), `episode`,
-    how many episodes are over, and `valid`, which is false after the trial's end. (A trial whose
-    episodes end early waits for the longest one.) `action` is what the policy drew, `log_prob` is
-    of that; a continuous one is clipped by the environment, and in the next `x`.
+    `action`, `log_prob`, `value`, `reward`, `regret` (where the environment reports it), `episode`
+    (the number of episodes that are over) and `valid` (false after the trial's end). A trial that
+    ends early plays on, invalid, until the longest one has ended. `action` is what the policy drew,
+    and `log_prob` is that action's. The environment and the next `x` have it clipped.
     """
     device = agent.value.weight.device
     next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
@@ -473,7 +489,7 @@ def advantages_and_returns(data, gamma, gae_lambda):
 
     What is learned in one episode pays in the next ones (RL^2, section 2.2). So an episode's end
     does not cut the sum of rewards, the trial's end does. `signal` is the reward, or minus the
-    regret, as `train` scales it.
+    regret, divided by a deviation with --norm-reward.
     """
     valid = data["valid"]
     value = data["value"] * valid  # 0 after the trial
@@ -530,15 +546,16 @@ def update(agent, optimizer, data, args, ent_coef):
     for _ in range(args.update_epochs):
         order = torch.randperm(data["x"].shape[1], device=data["x"].device)
         for trials in order.tensor_split(args.num_minibatches):
-            # [T, B, ...]; the indexing copies, so that autograd takes what inference mode made
+            # [T, B, ...]: copies, for autograd refuses tensors that were made in inference mode
             minibatch = {name: tensor[:, trials] for name, tensor in data.items()}
             loss, logs = ppo_loss(agent, minibatch, args, ent_coef)
             optimizer.zero_grad()
             loss.backward()
-            # Each process has trials of its own: by the mean gradient all take the same step.
+            # Each process has trials of its own. All take the same step, by the mean gradient. It
+            # is computed as one vector, and then written back.
             gradients = [parameter.grad for parameter in agent.parameters()]
             mean = average(nn.utils.parameters_to_vector(gradients))
-            nn.utils.vector_to_parameters(mean, gradients)  # writes each part of it back
+            nn.utils.vector_to_parameters(mean, gradients)
             logs["losses/gradient_norm"] = nn.utils.clip_grad_norm_(
                 agent.parameters(), args.max_grad_norm
             )
@@ -558,13 +575,13 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     """
     returns = []
     regrets = []
-    # As many at once as in training, for which the machine had room. (Random numbers are drawn for
-    # a batch, so that results depend on its size.)
-    batch_size = min(4000, agent.args.num_envs)
+    # As many at once as in training, for which the machine had room. (The size of a batch decides
+    # which random numbers a task gets. So another size changes results, but not on average.)
+    batch_size = agent.args.num_envs
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
         env = envs.make(env_id, len(batch), **env_kwargs)
-        # 2: not training's, see train
+        # The first number says what a seed is for: 0 training, 1 held-out tasks, 2 evaluation.
         torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
         torch.manual_seed(torch_seed)
         data = rollout(agent, env, batch, episodes_per_trial, env_seed)
@@ -640,10 +657,11 @@ def train(args):
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError("num_envs must be at least num_minibatches times processes.")
     agent = Agent(env, args).to(device)
-    # A batch takes more than this much memory. Does the machine have it? (Nothing is written, so
-    # that nothing is taken.)
+    # Fail now, and not after an hour, where memory is far too small: a batch takes about as much as
+    # this array. Without room for it there is a MemoryError, see the end of this file. (Nothing is
+    # written to the array: it only reserves memory, and the check costs nothing.)
     np.empty((args.num_envs, steps, agent.obs_size + agent.policy.in_features))
-    optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)
+    optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)  # each iteration sets its rate
     iteration = 0
     global_step = 0
     start_time = time.time()
@@ -651,7 +669,8 @@ def train(args):
         f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".replace(":", "_")
     )
     if args.resume:
-        # on the CPU: there Adam counts its steps, on a GPU each of its steps would wait for that
+        # To the CPU: Adam's counters have to stay there, for on a GPU each of its steps would wait
+        # for them. load_state_dict moves everything else.
         saved = read_checkpoint(args.resume)
         for name in (
             "env_id",
@@ -659,6 +678,7 @@ def train(args):
             "episodes_per_trial",
             "tc_blocks",
             "sizes",
+            "action_scale",
             "norm_obs",
         ):
             if getattr(args, name) != saved["args"][name]:
@@ -727,21 +747,22 @@ def train(args):
                 env = envs.make(args.env_id, num_trials, **args.env_kwargs)
 
             # All random numbers follow from seed, iteration and rank: a run that was resumed goes
-            # on as if it had never stopped. (0 is training, 1 held-out tasks, 2 evaluation.)
+            # on as if it had never stopped. (0 is training, see `evaluate`.)
             seeds = np.random.SeedSequence([0, args.seed, iteration, rank])
             torch_seed, task_seed, env_seed = seeds.generate_state(3)
             torch.manual_seed(torch_seed)
             data = rollout(agent, env, env.sample_tasks(num_trials, task_seed), episodes, env_seed)
             valid = data["valid"]  # [T, N]
 
-            # The sum of an episode's regrets is, on average, V*(s_0) minus its return. Without
-            # discount, to lower the one is to raise the other. Luck is in the return alone.
+            # The regret of a step is V*(s) - Q*(s, a), with the optimal V* and Q*. Its sum over an
+            # episode is, on average, V*(s_0) minus the return. So, without discount, an agent that
+            # lowers its regret raises its return. And regret leaves out the luck in rewards.
             reward = data["reward"]
             if args.learn_from_regret:
                 if "regret" not in data:
                     raise UsageError(f"{args.env_id} reports no regret to learn from.")
                 reward = -data["regret"]
-            return_std = agent.return_stats.var.sqrt() if args.norm_reward else 1.0
+            return_std = agent.return_stats.var.sqrt().float()  # 1, unless norm_reward updates it
             data["signal"] = reward / return_std
             advantage, returns = advantages_and_returns(data, gamma, args.gae_lambda)
             data["advantage"] = advantage
@@ -749,23 +770,25 @@ def train(args):
             logs = update(agent, optimizer, data, args, ent_coef)
             if not isfinite(sum(logs.values())):
                 raise UsageError(f"Not finite: {logs}. Lower --learning-rate.")
-            # Moments change between rollouts only: all steps of a trial are seen alike.
-            if args.norm_obs and isinstance(agent.observation_space, Box):
+            # Moments change between rollouts only: all steps of a trial are seen alike. (Discrete
+            # observations, whose shape is empty, are one-hot in any case.)
+            if args.norm_obs and agent.observation_space.shape:
                 agent.obs_stats.update(data["obs"][valid].flatten(1))
             if args.norm_reward:
-                # The value function's targets, which get deviation 1. In the reward's own unit:
-                # times return_std, by which the rewards were divided.
+                # `returns` are sums of divided rewards. Times return_std they are in the unit of
+                # the rewards, and so is the deviation, by which the next ones are divided.
                 agent.return_stats.update((returns * return_std)[valid][:, None])
             iteration += 1
             global_step += round(average(valid.sum()).item() * world_size)
             if rank > 0:  # one process writes
                 continue
 
-            # The first time is now: a run that fails at once leaves no folder.
+            # The first checkpoint comes after the first iteration, for last_save is 0. It makes the
+            # folder, so that a run that fails at once leaves none.
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:
+            if not writer:  # in the folder that is there now
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
@@ -791,7 +814,8 @@ def train(args):
             return
         save_checkpoint()
         tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-        # {} where tasks are many; few ones were in training, too
+        # {task: its rows in tasks} where there are only a few different tasks, all of them seen in
+        # training; else {}.
         rows_by_task = env.group_tasks(tasks)
         env.close()
 
@@ -808,7 +832,7 @@ def train(args):
             tasks,
             args.episodes_per_trial,
             args.eval_seed,
-            True,
+            return_regret=True,
         )
         totals = returns.sum(1)  # of each trial
         samples = {"return_mean": totals, "return_by_episode": returns}
@@ -830,7 +854,9 @@ def train(args):
         (run_dir / "eval.json").write_text(json.dumps(result, indent=2))
         return result
     except BaseException as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # a wait that was stopped may fail
+        # Ctrl-C during a wait, say for other processes, may cause a second error there. Then report
+        # the Ctrl-C, which is that error's context.
+        if isinstance(error.__context__, KeyboardInterrupt):
             error = error.__context__
         error.add_note(f"Stopped. Iterations done: {iteration}.")
         if checkpoint_path.exists():
@@ -844,12 +870,14 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
+        # Given --env-kwargs twice, tyro keeps only the last of them. (In the printed list of words
+        # each begins with a quote, so that this counts the flag, also as --env_kwargs.)
         if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
             saved_args = read_checkpoint(args.resume)["args"]
-            # Read again, with those as defaults. (Of a dict with entries tyro would make a flag for
-            # each entry, --env-kwargs.num-arms: so this one goes around it.)
+            # Read the command line again, with those as defaults. env_kwargs is kept out of this:
+            # for a default with entries tyro offers a flag for each, such as --env-kwargs.num-arms.
             env_kwargs = saved_args.pop("env_kwargs")
             args = tyro.cli(Args, default=Args(**saved_args))
             args.env_kwargs = args.env_kwargs or env_kwargs

@@ -408,8 +408,10 @@ def collect(name, seed):
         is_former = path.exists() and not is_current(name, other, path)
         if is_former or other == seed:
             shutil.rmtree(results_folder(name, other), ignore_errors=True)
+            if read_agent_seed(name) == other:
+                (RESULTS / name / "agent.json").unlink()  # agent.pt is of a run that is gone
         if is_former:
-            forget(name, other)
+            forget_random_return(name)
     target = results_folder(name, seed)
     target.mkdir(parents=True)
     args = json.loads((run / "args.json").read_text()) | {"resume": None}
@@ -426,10 +428,8 @@ def collect(name, seed):
     shutil.copy(run / "eval.json", target)  # the last one: a row with it is a whole one
 
 
-def forget(name, seed):
-    """Forgets what hangs on a seed's former arguments: random actions, agent.pt if it is its."""
-    if read_agent_seed(name) == seed:
-        (RESULTS / name / "agent.json").unlink()
+def forget_random_return(name):
+    """Random actions in a row's environment are measured anew: its arguments are other ones."""
     returns = random_returns()
     if name in returns:
         del returns[name]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -417,6 +418,17 @@ def test_other_arguments_make_a_row_out_of_date(tiny, monkeypatch, capsys):
     assert run.state("tiny", 1) == "missing"  # seeds of different arguments have no mean
     assert torch.load(tiny / "agent.pt", weights_only=True)["args"]["hidden_size"] == 4
     assert run.read_agent_seed("tiny") == 2
+
+
+def test_a_seed_that_is_trained_again_replaces_the_published_agent(tiny, monkeypatch):
+    monkeypatch.setattr(run, "train", train_here)
+    run.main(["tiny", "--seeds", "1"])
+    shutil.rmtree(tiny / "seed-1")
+    shutil.rmtree(run.RUNS / "tiny")
+    (tiny / "agent.pt").write_bytes(b"of a network of the past")
+    run.main(["tiny", "--seeds", "1"])
+    assert torch.load(tiny / "agent.pt", weights_only=True)["args"]["seed"] == 1
+    assert run.read_agent_seed("tiny") == 1
 
 
 def test_arguments_that_change_no_number_do_not_count(tiny):

@@ -931,6 +931,8 @@ NO_PROBABILITIES = np.zeros(2, [("transitions", float, (10, 5, 10)), ("rewards",
 NINE_STATES = envs.make("TabularMDP-v0", num_states=9).sample_tasks(2)
 TWO_STARTS_AND_NONE = np.zeros((2, 9, 9), dtype=np.uint8)
 TWO_STARTS_AND_NONE[0, 0, :4:2] = 8
+STARTS_BETWEEN_ROOMS = np.zeros((2, 9, 9), dtype=np.uint8)
+STARTS_BETWEEN_ROOMS[:, 4, 1] = 8
 
 
 @pytest.mark.parametrize(
@@ -946,6 +948,7 @@ TWO_STARTS_AND_NONE[0, 0, :4:2] = 8
         ("VisualMaze-v0", np.zeros((2, 9, 9), dtype=np.uint8)),  # no start
         ("VisualMaze-v0", np.full((2, 9, 9), 8, dtype=np.uint8)),  # many
         ("VisualMaze-v0", TWO_STARTS_AND_NONE),
+        ("VisualMaze-v0", STARTS_BETWEEN_ROOMS),
         ("VisualMaze-v0", envs.make("VisualMaze-v0", size=4).sample_tasks(2)),
         ("HalfCheetahDir-v0", np.array([1.0, 0.5])),
         ("AntGoal-v0", np.array([1.0, 1.0])),

@@ -945,7 +945,7 @@ def test_a_stop_in_the_evaluation_says_how_to_go_on_and_only_that_is_left(
     module = MODULES[script]
     args = args_of(script, env_id="OtherBase-v0", **length(script, 2))
 
-    def stop(*inputs):
+    def stop(*inputs, **named):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

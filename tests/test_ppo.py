@@ -1025,7 +1025,8 @@ def test_scores_are_means_and_standard_errors_over_trials(module, in_tmp, monkey
     returns = rng.normal(3, 2, (50, 3))
     regrets = rng.normal(7, 4, (50, 3))
 
-    def evaluate(*arguments):
+    def evaluate(*arguments, return_regret):
+        assert return_regret
         return returns, regrets
 
     monkeypatch.setattr(module, "evaluate", evaluate)
