@@ -336,6 +336,7 @@ ALL = [
     ("--resume agent.pt", "is an agent alone"),
     ("--resume good.pt --env-id TabularMDP-v0", "env_id must stay"),
     ("--resume good.pt --env-kwargs observe_task True", "env_kwargs must stay"),
+    ("--resume good.pt --action-scale 0.5", "action_scale must stay 1.0"),
 ]
 MAML = [
     ("--resume good.pt --hidden-size 9", "hidden_size must stay 8"),
@@ -352,13 +353,16 @@ PPO = [
     ("--env-id Navigation2D-v0 --env-kwargs horizon 2 --learn-from-regret", "reports no regret"),
     ("--resume good.pt --norm-obs", "norm_obs must stay False"),
 ]
+RL2 = [("--resume good.pt --cell lstm", "cell must stay gru")]
 SNAIL = [
+    ("--resume good.pt --tc-blocks 3", "tc_blocks must stay 2"),
     ("--sizes 32 0 32 32", "sizes must be above 0, got (32, 0, 32, 32)"),
     ("--resume good.pt --episodes-per-trial 11", "episodes_per_trial must stay 10"),
 ]
 CASES = [(script, *case) for script in SCRIPTS for case in ALL]
 CASES += [("maml_trpo", *case) for case in MAML]
 CASES += [(script, *case) for script in ("rl2_ppo", "snail_ppo") for case in PPO]
+CASES += [("rl2_ppo", *case) for case in RL2]
 CASES += [("snail_ppo", *case) for case in SNAIL]
 
 
