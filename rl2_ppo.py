@@ -133,8 +133,8 @@ class Args:
     ramp_fraction: float = 0.5
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
-    """not in the paper: train with -(V*(s) - Q*(s, a)), minus the regret, in place of the reward:
-    it is less noisy, but only few environments report it"""
+    """not in the paper: train with the negative of the regret V*(s) - Q*(s, a) in place of the
+    reward: it is less noisy, but only few environments report it"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
@@ -215,7 +215,7 @@ class RunningMeanStd(nn.Module):
 class Agent(nn.Module):
     """A recurrent trunk with a policy head (RL^2, section 2.3) and a value head.
 
-    Use it through `initial_state` and `act`.
+    From outside, use it through `initial_state` and `act`; training uses the rest.
     """
 
     def __init__(self, env, args):
@@ -386,6 +386,7 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
+    # The last step has what all have: once a regret is missing, `envs.make` reports none any more.
     return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
@@ -666,15 +667,15 @@ def train(args):
             data = rollout(agent, env, env.sample_tasks(num_trials, task_seed), episodes, env_seed)
             valid = data["valid"]  # [T, N]
 
-            # The regret of a step is V*(s) - Q*(s, a), with the optimal V* and Q*. Its sum over an
-            # episode is, on average, V*(s_0) minus the return. So, without discount, an agent that
-            # lowers its regret raises its return. And regret leaves out the luck in rewards.
+            # The regret of a step is V*(s) - Q*(s, a), with V* and Q* of who knows the task. On
+            # average its sum over an episode is V*(s_0) minus the return. So, without discount, an
+            # agent that lowers its regret raises its return. The luck in rewards is left out.
             reward = data["reward"]
             if args.learn_from_regret:
                 if "regret" not in data:
                     raise UsageError(f"{args.env_id} reports no regret to learn from.")
                 reward = -data["regret"]
-            return_std = agent.return_stats.var.sqrt().float()  # 1, unless norm_reward updates it
+            return_std = agent.return_stats.var.sqrt().float()  # 1, unless norm_reward updated it
             data["signal"] = reward / return_std
             advantage, returns = advantages_and_returns(data, gamma, args.gae_lambda)
             data["advantage"] = advantage
@@ -687,8 +688,8 @@ def train(args):
             if args.norm_obs and agent.observation_space.shape:
                 agent.obs_stats.update(data["obs"][valid].flatten(1))
             if args.norm_reward:
-                # `returns` are sums of divided rewards. Times return_std they are in the unit of
-                # the rewards, and so is the deviation, by which the next ones are divided.
+                # `returns` estimate sums of divided rewards. Times return_std they are in the unit
+                # of the rewards, and so is the deviation, by which the next ones are divided.
                 agent.return_stats.update((returns * return_std)[valid][:, None])
             iteration += 1
             global_step += round(average(valid.sum()).item() * world_size)
