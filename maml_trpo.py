@@ -618,8 +618,9 @@ def train(args):
             iteration += 1
             steps = sum(batch["valid"].sum() for batch in batches)
             global_step += round(average(steps).item() * world_size)
-            # Moments change between iterations only: all steps of a trial are seen alike.
-            if args.norm_obs and isinstance(policy.observation_space, Box):
+            # Moments change between iterations only: all steps of a trial are seen alike. (Discrete
+            # observations, whose shape is empty, are one-hot in any case.)
+            if args.norm_obs and policy.observation_space.shape:
                 policy.update_moments(batches[-1], 1 / iteration)
             if rank > 0:  # one process writes
                 continue

@@ -238,10 +238,14 @@ class Agent(nn.Module):
             self.convolutions = nn.Sequential(
                 nn.Conv2d(channels, 16, 3, stride=2, padding=1),
                 nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                nn.Conv2d(16, 16, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Flatten(),
+                # Each convolution halves both sides.
+                nn.Linear(16 * ceil(height / 4) * ceil(width / 4), 256),
                 nn.ReLU(),
             )
-            features = 32 * ceil(height / 4) * ceil(width / 4)  # each convolution halves both sides
+            features = 256
         input_size = features + self.action_size + 2  # 2: reward and end of episode
 
         cell = nn.GRU if args.cell == "gru" else nn.LSTM
@@ -301,7 +305,7 @@ class Agent(nn.Module):
             return x
         # [T N, height, width, channels]
         images = x[..., : self.obs_size].reshape(-1, *self.observation_space.shape)
-        features = self.convolutions(images.movedim(3, 1)).reshape(*x.shape[:2], -1)
+        features = self.convolutions(images.movedim(3, 1)).unflatten(0, x.shape[:2])  # [T, N, 256]
         return torch.cat([features, x[..., self.obs_size :]], dim=2)
 
     def forward(self, x):
@@ -493,12 +497,12 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     # which random numbers a task gets. So another size changes results, but not on average.)
     batch_size = agent.args.num_envs
     for start in range(0, len(tasks), batch_size):
-        batch = tasks[start : start + batch_size]
-        env = envs.make(env_id, len(batch), **env_kwargs)
+        some_tasks = tasks[start : start + batch_size]
+        env = envs.make(env_id, len(some_tasks), **env_kwargs)
         # The first number says what a seed is for: 0 training, 1 held-out tasks, 2 evaluation.
         torch_seed, env_seed = np.random.SeedSequence([2, seed, start]).generate_state(2)
         torch.manual_seed(torch_seed)
-        data = rollout(agent, env, batch, episodes_per_trial, env_seed)
+        data = rollout(agent, env, some_tasks, episodes_per_trial, env_seed)
         env.close()
         returns.append(sum_by_episode(data, "reward", episodes_per_trial))
         if "regret" in data:
@@ -683,7 +687,7 @@ def train(args):
             logs = update(agent, optimizer, data, args, ent_coef)
             if not isfinite(sum(logs.values())):
                 raise UsageError(f"Not finite: {logs}. Lower --learning-rate.")
-            # Moments change between rollouts only: all steps of a trial are seen alike. (Discrete
+            # Moments change between iterations only: all steps of a trial are seen alike. (Discrete
             # observations, whose shape is empty, are one-hot in any case.)
             if args.norm_obs and agent.observation_space.shape:
                 agent.obs_stats.update(data["obs"][valid].flatten(1))

@@ -51,6 +51,7 @@ MDPS = {
 }
 # Rooms in a row of a maze, and the steps of an episode.
 MAZES = {
+    "5 × 5 rooms, 50 steps": (5, 50),
     "5 × 5 rooms, 250 steps": (5, 250),
     "9 × 9 rooms, 500 steps": (9, 500),
     "9 × 9 rooms, 1000 steps": (9, 1000),

@@ -32,6 +32,7 @@ FAMILIES = {
     "Ant, direction, 2 episodes": "rl2-ant-dir-oracle",
     "Ant, velocity": "ant-vel-oracle",
     "Ant, velocity, 2 episodes": "rl2-ant-vel-oracle",
+    "visual maze, 2 episodes": "knows the maze",
     "MiniGrid, red ball, 2 episodes": None,
     "highway-env, traffic, 2 episodes": None,
 }
@@ -206,6 +207,23 @@ MAZE = {
     "num_envs": 128,
     "cell": "lstm",
     "hidden_size": 128,
+    "learning_rate": 1e-3,
+    "gae_lambda": 0.95,
+    "num_minibatches": 16,
+    "update_epochs": 3,
+    "ent_coef": 0.01,
+    "norm_obs": True,
+    "amp": True,
+    "eval_trials": 1000,
+}
+SNAIL_MAZE = {
+    "env_id": "VisualMaze-v0",
+    "env_kwargs": {"horizon": 50},
+    "episodes_per_trial": 2,
+    "total_timesteps": 5_000_000,
+    "num_envs": 128,
+    "tc_blocks": 1,
+    "sizes": (64, 16, 32, 64),
     "learning_rate": 1e-3,
     "gae_lambda": 0.95,
     "num_minibatches": 16,
@@ -413,6 +431,7 @@ ROWS = {
         "title": "visual maze, 2 episodes",
         "arguments": MAZE,
         "seeds": SEEDS,
+        "family": "visual maze, 2 episodes",
     },
     "traffic-2-episodes": {
         "script": "rl2_ppo",
@@ -855,6 +874,13 @@ ROWS = {
         },
         "seeds": SEEDS,
         "family": "2D navigation, 2 episodes",
+    },
+    "snail-maze-2-episodes": {
+        "script": "snail_ppo",
+        "title": "visual maze, 2 episodes",
+        "arguments": SNAIL_MAZE,
+        "seeds": [1],
+        "family": "visual maze, 2 episodes",
     },
     "snail-halfcheetah-dir": {
         "script": "snail_ppo",

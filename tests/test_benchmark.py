@@ -79,8 +79,9 @@ def test_every_row_is_complete_and_its_script_takes_its_arguments(name):
     assert row["title"] and row["seeds"]
     assert row.get("family") is None or row["family"] in FAMILIES
     assert ("role" in row) == (module is maml_trpo)
+    known = {None, "Bayes optimum", "Gittins", "knows the MDP", "at the goal", "knows the maze"}
     for bound in FAMILIES.values():
-        assert bound in (None, "Bayes optimum", "Gittins", "knows the MDP", "at the goal", *ROWS)
+        assert bound in known | set(ROWS)
 
 
 def test_results_are_those_of_rows():
@@ -101,8 +102,8 @@ def test_a_rows_seeds_have_its_arguments_and_its_agent_is_the_median_one(name):
         assert result["seed"] == args["seed"] == seed
         assert result["algorithm"] == script
     agent = RESULTS / name / "agent.pt"
-    # A memory behind the convolutions of an image of 30 x 40 has a million weights.
-    limit = 3_000_000 if ROWS[name]["arguments"].get("env_id") == "VisualMaze-v0" else 1_000_000
+    # Mazes: the layer of 256 units behind the convolutions has 327,936 weights.
+    limit = 1_200_000 if ROWS[name]["arguments"].get("env_id") == "VisualMaze-v0" else 1_000_000
     assert agent.stat().st_size < limit
     seed = torch.load(agent, weights_only=True)["args"]["seed"]
     assert seed == run.read_agent_seed(name) == run.median_seed(name)
