@@ -5,8 +5,8 @@ A *task* is one member of a distribution: the arm means of a bandit, the tables 
 `reset` names or draws others. A sub-environment resets itself in the step that ends its episode
 (`AutoresetMode.SAME_STEP`): the observation is the first of the next episode, `info["final_obs"]`
 is the last of the one that ended, and valid where `info["_final_obs"]` is true. Where the optimum
-is known, `info["regret"]` [N] is V*(s) - Q*(s, a) of the step just taken. Each environment of this
-module takes `observe_task=True`, which appends the task to the observation.
+is known, `info["regret"]` [N] is V*(s) - Q*(s, a) of the step just taken. Each environment that
+this module registers takes `observe_task=True`, which appends the task to the observation.
 
 Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779: bandits (section 3.1), MDPs (3.2),
 visual mazes (3.3).
@@ -65,11 +65,12 @@ class TaskVectorEnv(VectorEnv):
     """A batch of N tasks, one per sub-environment, stepped together in O(N) numpy work.
 
     A subclass says what a task is and what an episode is:
-    - `_draw(num_tasks, rng)`: so many tasks, first axis the task;
+    - `_draw(num_tasks, rng)`: so many tasks, first axis the task (the constructor below calls it,
+      so set what it needs before that);
     - `_set_tasks(tasks)`: refuses wrong ones, computes what follows from them (optional);
-    - `_start(mask)`: begins an episode where `mask` [N] is true (optional);
+    - `_start(mask)`: begins an episode where `mask` [N] is true (optional: sets `_state` to 0);
     - `_advance(actions)`: one step, (reward [N], terminated [N] or one for all, info);
-    - `_observe()`: observations [N, ...] without the task (optional).
+    - `_observe()`: observations [N, ...] without the task (optional: they are `_state`).
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -93,7 +94,7 @@ class TaskVectorEnv(VectorEnv):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=int)  # taken in the current episode, [N]
-        dtype = np.result_type(self._base_space.dtype, int)  # int64 or float64: sums do not drift
+        dtype = np.result_type(self._base_space.dtype, int)  # int64 or float64, for long sums
         self._state = np.zeros((num_envs, *self._base_space.shape), dtype)  # [N, ...]
 
     def sample_tasks(self, num_tasks, rng=None):
@@ -137,7 +138,7 @@ class TaskVectorEnv(VectorEnv):
         return self._observe_with_task(), reward, terminated, truncated, info
 
     def _take_tasks(self, tasks):
-        """Takes a batch of tasks that has the shape and the type of a drawn one."""
+        """Takes tasks of the shape of drawn ones and of a type that casts safely to theirs."""
         tasks = np.array(tasks)
         example = self._draw(1, np.random.default_rng(0))
         shape = (self.num_envs, *example.shape[1:])
@@ -212,7 +213,7 @@ class TabularMDP(TaskVectorEnv):
         super().__init__(
             num_envs, horizon, Discrete(num_states), Discrete(num_actions), observe_task
         )
-        # where n's entries begin in a flat table with an entry for each (n, s, a)
+        # where sub-environment n's entries begin in a flat table with one for each (n, s, a)
         self._first = np.arange(num_envs) * num_states * num_actions
 
     def _draw(self, num_tasks, rng):
@@ -235,7 +236,8 @@ class TabularMDP(TaskVectorEnv):
             raise UsageError("tasks must hold probabilities of the next state that sum to 1.")
         # Flat tables: numpy takes entries from them twice as fast.
         self._mean_reward = rewards.ravel()
-        # P(s' <= j | s, a) for j < S - 1: the next state is the number of these that are <= u.
+        # P(s' <= j | s, a) for j < S - 1 (for the last j it is 1). With u ~ U[0, 1), drawn below,
+        # the next state is the number of these that are <= u.
         cumulative = transitions.cumsum(axis=-1, dtype=np.float64)[..., :-1].astype(np.float32)
         self._cumulative = cumulative.reshape(len(self._mean_reward), self.num_states - 1)
         self.optimum, regret = plan(transitions, rewards, self.horizon)
@@ -273,8 +275,8 @@ class Navigation2D(TaskVectorEnv):
 
     A task is a goal, U[-0.5, 0.5] in each coordinate: float array [num_tasks, 2]. An action is a
     velocity up to 0.1 in each coordinate. A step pays minus the distance to the goal after it (the
-    paper's text says squared, its code not). Episodes start at the origin and end within 0.01 of
-    the goal in both coordinates.
+    paper's text says squared, but its code does not square it). Episodes start at the origin and
+    end within 0.01 of the goal in both coordinates.
     """
 
     def __init__(self, num_envs=1, horizon=100, observe_task=False):
@@ -325,7 +327,7 @@ class VisualMaze(TaskVectorEnv):
         blocks = rng.integers(2, 7, (num_tasks, side, side), np.uint8)
         # From each pillar (odd row and column, between four rooms) a wall falls to the right, down,
         # or to the left. None falls up, so walls cannot close a ring: every room can be reached.
-        # Where two fall into one place, there is a way around.
+        # Where two fall into one place, the maze has a loop.
         falls = rng.integers(3, size=(num_tasks, size - 1, size - 1))
         is_wall = np.zeros_like(blocks)
         is_wall[:, 1::2, 1::2] = True
@@ -344,10 +346,10 @@ class VisualMaze(TaskVectorEnv):
         # of walls before the first and after the last one. Nobody is there.)
         blocks = np.pad(tasks, 1, constant_values=7).ravel()
         start = np.flatnonzero(blocks > 7)
-        if ((tasks[:, ::2, ::2] > 7).sum(axis=(1, 2)) != 1).any():
+        if len(start) != self.num_envs or not (tasks[:, ::2, ::2] > 7).any((1, 2)).all():
             raise UsageError("tasks must have one start each, a number from 8 to 11 in a room.")
-        self._begin = np.array([start, blocks[start] % 4])
-        self._pose = self._begin  # numbers of blocks in that table, and headings, [2, N]
+        # Numbers of blocks in that table, and headings: 8 to 11 become 0 to 3. [2, N]
+        self._begin = self._pose = np.array([start, blocks[start] % 4])
         self._blocks = blocks * (blocks < 8)  # the start is free
 
     def _start(self, mask):
@@ -364,13 +366,17 @@ class VisualMaze(TaskVectorEnv):
         return found - 0.04 - 0.001 * at_wall, found, {}
 
     def _observe(self):
-        """Images [N, 30, 40, 3]: for each column a ray goes on to the first block (DDA)."""
+        """Images [N, 30, 40, 3]: a ray for each column, from block to block until one is not free.
+
+        The method is called DDA, digital differential analyzer.
+        """
         place, heading = self._pose[:, :, None, None]  # [N, 1, 1]
         column = np.arange(-39, 40, 2)  # its ray goes so many 40ths aside while it goes 1 ahead
         ahead = self._strides[heading]
         aside = self._strides[heading + 1] * np.sign(column)
         gap = 40 / abs(column)  # how far it goes ahead while it goes 1 aside
-        # How far ahead it comes into the next block ahead, aside. It starts in a block's middle.
+        # How far ahead the ray is where it enters the next block ahead, and the next one aside. It
+        # starts in the middle of a block.
         next_ahead = 0.5
         next_aside = gap / 2
         flies = True
@@ -393,10 +399,10 @@ class Locomotion(TaskVectorEnv):
     `goal` says what a task is:
     - "Dir": a direction along x, -1 or 1, float array [num_tasks];
     - "Vel": a velocity along x, U[0, 2] m/s for the HalfCheetah, U[0, 3] for the Ant, [num_tasks];
-    - "Goal": a position, U[-3, 3]^2 m, [num_tasks, 2];
+    - "Goal": a position, U[-3, 3]^2 m, [num_tasks, 2] (registered for the Ant);
     - "Params": a body that has to run forward; factors of friction, masses, damping and motors,
-      each 1.5^U[-3, 3], [num_tasks, 4] (the range of Rothfuss et al. 2019,
-      https://arxiv.org/abs/1810.06784).
+      each 1.5^U[-3, 3], [num_tasks, 4] (registered for the HalfCheetah; the range of Rothfuss et
+      al. 2019, https://arxiv.org/abs/1810.06784).
 
     A step is 0.05 s, by mjbatch on all cores. The Ant's episode ends when its height leaves
     [0.2, 1.0] m. A body that has more than 200 rad/s or m/s starts anew within its episode.
@@ -422,8 +428,8 @@ class Locomotion(TaskVectorEnv):
         self._num_unseen = 2 if self._is_ant else 1  # first coordinates of qpos: x, the Ant's y
         obs_size = self._model.nq - self._num_unseen + self._model.nv
         observation_space = Box(-np.inf, np.inf, (obs_size,), float)
-        actions = Box(*np.float32(self._model.actuator_ctrlrange.T))
-        super().__init__(num_envs, horizon, observation_space, actions, observe_task)
+        action_space = Box(*np.float32(self._model.actuator_ctrlrange.T))
+        super().__init__(num_envs, horizon, observation_space, action_space, observe_task)
 
         self._simulations = mjbatch.Batch(self._model, num_envs)
         # Views of the simulations' own arrays: what is written there moves the robots.
@@ -470,7 +476,7 @@ class Locomotion(TaskVectorEnv):
         noise = self.np_random.uniform(-0.1, 0.1, self._qpos[mask].shape)
         self._qpos[mask] = self._model.qpos0 + noise
         self._qvel[mask] = 0.1 * self.np_random.standard_normal(self._qvel[mask].shape)
-        self._simulations.reset(mask)  # all else than position and velocity, and time 0
+        self._simulations.reset(mask)  # the rest of the state; position and velocity stay
 
     def _observe(self):
         return np.column_stack([self._qpos[:, self._num_unseen :], self._qvel])
@@ -521,9 +527,9 @@ class KeepTask(gym.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         if self.has_process:
-            # Ctrl-C is for the process that trains. SIGTERM ends this one as usual, and not as that
-            # of the process that trains, which this one has inherited. The global generators are
-            # copies, which would draw alike in all processes.
+            # Ctrl-C is for the process that trains. SIGTERM ends this one as usual: the handler
+            # that it has inherited is for that process, too. The global generators are copies,
+            # which would draw alike in all processes.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             seed_generators(seed)
@@ -574,15 +580,15 @@ class BatchedTasks(TaskVectorEnv):
         self.levels = levels
         horizon = example.spec.max_episode_steps
         has_tasks = levels or example.has_wrapper_attr("sample_task")
-        modes_fit = levels in (True, False) and vectorization_mode in ("sync", "async")
-        if not horizon or not has_tasks or not modes_fit:
+        arguments_fit = levels in (True, False) and vectorization_mode in ("sync", "async")
+        if not horizon or not has_tasks or not arguments_fit:
             raise UsageError(
                 f"{env_id} needs a max_episode_steps, and sample_task(rng) or --env-kwargs levels "
                 "True; vectorization_mode is sync or async."
             )
         if levels:
-            # The first observations of the seeds 0, 0, 1, 2, ... 9: twice the same one of 0, but
-            # not the same one of all.
+            # The first observations of the seeds 0, 0, 1, 2, ... 9. The two of 0 have to agree,
+            # those of 0 to 9 must not all agree.
             first = []
             for seed in (0, *range(10)):
                 with gym.make(env_id, **kwargs) as env:  # each seed in a fresh one
@@ -624,14 +630,14 @@ class BatchedTasks(TaskVectorEnv):
 
     def _advance(self, actions):
         self._state, reward, terminated, truncated, info = self._envs.step(actions)
-        # An episode that is cut before the horizon has ended as well. (The base class sets
-        # `truncated`, at the horizon.)
+        # The base class truncates, at the horizon. So an episode that is cut earlier counts as
+        # terminated. (No script tells the two apart.)
         early = truncated & (self._steps + 1 < self.horizon)
         return reward, terminated | early, info
 
     def __del__(self):
         # After Ctrl-C the processes may have ended in the middle of a step. In the state DEFAULT
-        # AsyncVectorEnv closes without waiting for the step's result.
+        # AsyncVectorEnv, whose own __del__ comes next, closes without waiting for the result.
         if hasattr(self, "_envs"):
             self._envs._state = AsyncState.DEFAULT
 
@@ -650,8 +656,8 @@ class PolicyEnv(VectorWrapper):
         space = env.single_action_space
         if isinstance(space, Box):
             bounded = np.isfinite(space.low) & np.isfinite(space.high)  # [axes]
-            # The environment's action is centre + half_range * a; without two bounds it is a. (np.
-            # float64 makes this float64: bounds near float32's largest number would overflow.)
+            # The environment's action is centre + half_range * a; without two bounds it is a. All
+            # in float64: bounds near the largest number of float32 would overflow.
             self._half_range = np.where(bounded, space.high / 2 - space.low / 2, np.float64(1))
             self._centre = np.where(bounded, space.low + self._half_range, 0)
             low = np.where(bounded, -1, space.low)
@@ -721,7 +727,8 @@ class PolicyEnv(VectorWrapper):
     def group_tasks(self, tasks):
         """The rows of `tasks` that hold the same task: {the task as text: its rows}.
 
-        It is {} where tasks are many: where there are more than 25 different ones among 100.
+        It is {} where tasks are many: where there are more than 25 different ones among 100. (To
+        draw those, `sample_tasks` seeds the global generators.)
         """
         rows = {}
         if len({str(task) for task in self.sample_tasks(100, 0)}) <= 25:
@@ -750,7 +757,8 @@ def make(env_id, /, num_envs=1, **kwargs):
     It has `horizon`, `sample_tasks(num_tasks, rng)` and `reset(options={"tasks": tasks})`.
     `env_id` is one of this module's, or your own as `package.module:MyTask-v0`: a vector
     environment with those, or an ordinary one with `sample_task(rng)` and
-    `reset(options={"task": task})`. Raises UsageError.
+    `reset(options={"task": task})`. For an ordinary one there are two more arguments: with
+    `levels=True` a task is a seed; `vectorization_mode` is "sync" or "async". Raises UsageError.
     """
     module, _, name = env_id.rpartition(":")
     try:

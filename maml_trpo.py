@@ -54,8 +54,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-# No distribution checks its arguments (the call is Categorical's, but it is for all of them). The
-# checks would make the CPU wait for the GPU in every step.
+# No distribution, also of other kinds than Categorical, checks its arguments: the checks would make
+# the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
 
 
@@ -99,8 +99,8 @@ class Args:
     hidden_size: int = 100
     """the size of the policy's two hidden layers"""
     action_scale: float = 1.0
-    """the initial standard deviation of continuous actions, and the unit of their mean; where the
-    environment has bounds, -1 and 1 stand for them, and actions are clipped to [-1, 1]"""
+    """the initial standard deviation of continuous actions; the network's output, their mean, is
+    multiplied by it. Bounds of the environment are -1 and 1 here: actions are clipped to them"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9

@@ -3,13 +3,14 @@
 A *trial* is some episodes in one unknown task. Besides the observation the agent sees its own
 previous action, reward and end of episode. Convolutions over time gather the trial so far, and
 attention looks up single steps of it. To earn the most over whole trials the network has to become
-a learning algorithm, a fast one. PPO, a slow one, trains it over many trials. The features of a
-step never change later on, so a rollout computes them only once.
+a learning algorithm, a fast one. PPO, a slow one, trains it over many trials. No feature of a step
+depends on later steps, so a rollout computes them only once. Numbers in brackets are sections of
+Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141.
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]     input: a, r, d are 0 at the start of a trial      (3)
     h_t = [embed(x_t), f^1_t, f^2_t, ...]      features: each dense block appends its own      (3.1)
     f_t = tanh(g_t) sigmoid(g'_t)              dense block with a dilation R = 1, 2, 4, ...    (3.1)
-          [g_t, g'_t] = W h_t + b + W' h_{t-R}    h: up to the features of the block before it
+          [g_t, g'_t] = W h_t + b + W' h_{t-R}    h: of the embedding and all blocks before
     m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u          causal attention, with        (3.1)
           q, k, v linear in h
     a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)   policy and value                               (3)
@@ -18,9 +19,7 @@ step never change later on, so a rollout computes them only once.
     L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old      PPO, not the paper's TRPO
 
 Shapes: T steps of N trials side by side; D features so far, C after all blocks; K, V the sizes of
-a key and a value of attention. Numbers are sections of Mishra et al. (2018), SNAIL,
-https://arxiv.org/abs/1707.03141.
-PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
+a key and a value of attention. PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
 
     python snail_ppo.py                                               # 5-armed bandit, 10 pulls
     python snail_ppo.py --env-kwargs num_arms 50 --learn-from-regret  # 50 arms
@@ -54,8 +53,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "snail_ppo"
-# No distribution checks its arguments (the call is Categorical's, but it is for all of them). The
-# checks would make the CPU wait for the GPU in every step.
+# No distribution, also of other kinds than Categorical, checks its arguments: the checks would make
+# the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
 # bfloat16 pays on GPUs, and on processors that have instructions for it, which many of those with
 # AVX-512 have. (Where there is a GPU, HAS_BFLOAT16 is true with --no-cuda, too.)
@@ -90,15 +89,15 @@ class Args:
     """total timesteps of the experiment"""
     num_envs: int = 4000
     """the number of parallel environments, of all processes together; a batch is one trial in each.
-    4000 means: as many, but a batch of at most 400,000 steps; any other number is kept"""
+    The default, 4000, is lowered to keep a batch within 400,000 steps; any other number is kept"""
     tc_blocks: int = 2
     """the number of TC blocks (temporal convolution): stacks of as many dense blocks as it takes to
     see a whole trial"""
     sizes: tuple[int, int, int, int] = (32, 32, 32, 32)
     """the sizes of the embedding, a dense block's features, and attention's keys and values"""
     action_scale: float = 1.0
-    """the initial standard deviation of continuous actions, and the unit of their mean; where the
-    environment has bounds, -1 and 1 stand for them, and actions are clipped to [-1, 1]"""
+    """the initial standard deviation of continuous actions; the network's output, their mean, is
+    multiplied by it. Bounds of the environment are -1 and 1 here: actions are clipped to them"""
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True
@@ -108,7 +107,7 @@ class Args:
     gae_lambda: float = 0.5
     """the lambda for the generalized advantage estimation; longer episodes want a larger one"""
     num_minibatches: int = 8
-    """the number of mini-batches (of whole trials)"""
+    """the number of mini-batches (of whole trials), of each process"""
     update_epochs: int = 4
     """the K epochs to update the policy"""
     norm_adv: bool = True
@@ -128,7 +127,7 @@ class Args:
     norm_reward: bool = False
     """Toggles division of rewards, only in training, by the running deviation of their returns"""
     amp: bool = False
-    """if toggled, the network computes in bfloat16, where the processor is made for it"""
+    """if toggled, the network computes in bfloat16, where the machine has instructions for it"""
     grow_trials: bool = False
     """not in the paper: trials grow from 10 episodes to episodes_per_trial, while a batch keeps its
     number of steps"""
@@ -382,7 +381,7 @@ class Agent(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
             h = self.embedding(self.convolve(x))  # [T, N, D], where D grows from block to block
             for block in self.blocks:
-                h = block(h, h[: -block.dilation])
+                h = block(h, h[: -block.dilation])  # the first T - R steps, none where R >= T
             h = self.attention(h)  # [T, N, C + V], where C is D after the last block
         return self.heads(h)
 
@@ -477,7 +476,7 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
-    # The last step has what all have: once a regret is missing, `envs.make` reports none any more.
+    # The names of the last step: where a regret was missing, `envs.make` reports none from then on.
     return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
@@ -492,14 +491,14 @@ def sum_by_episode(data, name, episodes):
 def advantages_and_returns(data, gamma, gae_lambda):
     """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
 
-    What is learned in one episode pays in the next ones (RL^2, section 2.2). So an episode's end
-    does not cut the sum of rewards, the trial's end does. `signal` is the reward, or minus the
-    regret, divided by a deviation with --norm-reward.
+    What is learned in one episode pays in the next ones (Duan et al. 2016, section 2.2). So an
+    episode's end does not cut the sum of rewards, the trial's end does. `signal` is the reward, or
+    minus the regret, divided by a deviation with --norm-reward.
     """
     valid = data["valid"]
     value = data["value"] * valid  # 0 after the trial
     advantage = torch.zeros_like(value)
-    next_value = lastgaelam = 0.0  # after the last step, later [N]
+    next_value = lastgaelam = 0.0  # nothing follows the last step; later they are [N]
     for t in reversed(range(len(value))):
         # A_t = delta_t + gamma lambda A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t
         delta = data["signal"][t] + gamma * next_value - value[t]
@@ -559,8 +558,8 @@ def update(agent, optimizer, data, args, ent_coef):
             # Each process has trials of its own. All take the same step, by the mean gradient. It
             # is computed as one vector, and then written back.
             gradients = [parameter.grad for parameter in agent.parameters()]
-            mean = average(nn.utils.parameters_to_vector(gradients))
-            nn.utils.vector_to_parameters(mean, gradients)
+            gradient = average(nn.utils.parameters_to_vector(gradients))
+            nn.utils.vector_to_parameters(gradient, gradients)
             logs["losses/gradient_norm"] = nn.utils.clip_grad_norm_(
                 agent.parameters(), args.max_grad_norm
             )
@@ -580,8 +579,8 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     """
     returns = []
     regrets = []
-    # As many at once as in training, for which the machine had room. (The size of a batch decides
-    # which random numbers a task gets. So another size changes results, but not on average.)
+    # As many at once as all processes had in training. (The size of a batch decides which random
+    # numbers a task gets. So another size changes results, but not on average.)
     batch_size = agent.args.num_envs
     for start in range(0, len(tasks), batch_size):
         some_tasks = tasks[start : start + batch_size]
@@ -662,9 +661,9 @@ def train(args):
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError("num_envs must be at least num_minibatches times processes.")
     agent = Agent(env, args).to(device)
-    # Fail now, and not after an hour, where memory is far too small: a batch takes about as much as
-    # this array. Without room for it there is a MemoryError, see the end of this file. (Nothing is
-    # written to the array: it only reserves memory, and the check costs nothing.)
+    # Fail now, and not after an hour, where memory (not a GPU's) is far too small: a batch takes
+    # about as much as this array. Without room for it there is a MemoryError, see the end of this
+    # file. (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
     np.empty((args.num_envs, steps, agent.obs_size + agent.policy.in_features))
     optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)  # each iteration sets its rate
     iteration = 0
@@ -759,9 +758,9 @@ def train(args):
             data = rollout(agent, env, env.sample_tasks(num_trials, task_seed), episodes, env_seed)
             valid = data["valid"]  # [T, N]
 
-            # The regret of a step is V*(s) - Q*(s, a), with V* and Q* of who knows the task. On
-            # average its sum over an episode is V*(s_0) minus the return. So, without discount, an
-            # agent that lowers its regret raises its return. The luck in rewards is left out.
+            # The regret of a step is V*(s) - Q*(s, a), the values of an agent that knows the task.
+            # On average its sum over an episode is V*(s_0) minus the return. So, without discount,
+            # an agent that lowers its regret raises its return. The luck in rewards is left out.
             reward = data["reward"]
             if args.learn_from_regret:
                 if "regret" not in data:

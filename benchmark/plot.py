@@ -356,6 +356,8 @@ def maml_table():
         for name, row, results, _ in members:
             means, stderrs = over_seeds_of(results, "return_by_gradient_step")
             digits = 3 if max(stderrs) < 0.02 else 2
+            if max(stderrs) < 0.003:
+                digits = 4
             returns = []
             for mean, stderr in zip(means, stderrs, strict=True):
                 returns.append(f"{mean:.{digits}f} ± {stderr:.{digits}f}")

@@ -933,6 +933,8 @@ TWO_STARTS_AND_NONE = np.zeros((2, 9, 9), dtype=np.uint8)
 TWO_STARTS_AND_NONE[0, 0, :4:2] = 8
 STARTS_BETWEEN_ROOMS = np.zeros((2, 9, 9), dtype=np.uint8)
 STARTS_BETWEEN_ROOMS[:, 4, 1] = 8
+IN_A_ROOM_AND_BETWEEN = STARTS_BETWEEN_ROOMS.copy()
+IN_A_ROOM_AND_BETWEEN[:, 4, 2] = 8
 
 
 @pytest.mark.parametrize(
@@ -949,6 +951,7 @@ STARTS_BETWEEN_ROOMS[:, 4, 1] = 8
         ("VisualMaze-v0", np.full((2, 9, 9), 8, dtype=np.uint8)),  # many
         ("VisualMaze-v0", TWO_STARTS_AND_NONE),
         ("VisualMaze-v0", STARTS_BETWEEN_ROOMS),
+        ("VisualMaze-v0", IN_A_ROOM_AND_BETWEEN),
         ("VisualMaze-v0", envs.make("VisualMaze-v0", size=4).sample_tasks(2)),
         ("HalfCheetahDir-v0", np.array([1.0, 0.5])),
         ("AntGoal-v0", np.array([1.0, 1.0])),
