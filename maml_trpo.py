@@ -1,19 +1,19 @@
 """MAML with TRPO: an initialisation from which one policy gradient step solves a new task.
 
 In each task, the policy's episodes yield a policy gradient. One step along it gives the adapted
-policy, whose new episodes show how well it solves the task. Meta-learning raises their return, as a
-function of the *initial* parameters: the gradient runs back through the adaptation step. TRPO keeps
-the adapted policies close to what they were.
+policy, whose new episodes show how well it solves the task. Meta-learning raises the return of the
+new episodes, as a function of the *initial* parameters: the gradient runs back through the
+adaptation step. TRPO keeps the adapted policies close to what they were.
 
-    J_i(theta) = E_i [pi_theta(a | s) / pi_old(a | s) A(s, a)]                surrogate (for eq. 4)
+    J_i(theta) = E_i [A(s, a) pi_theta(a | s) / pi_old(a | s)]                surrogate (for eq. 4)
     theta_i'   = theta + alpha grad J_i(theta)                                adaptation  (sec. 2.2)
     max_theta    mean_i J~_i(theta_i'(theta)), J~_i on new episodes           meta-objective  (2.2)
     such that    mean_i E KL(pi_theta_i'(theta_0) || pi_theta_i'(theta)) <= delta      trust region
     F v        = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) v     Fisher-vector product
     step       = 0.8^k sqrt(2 delta / x^T F x) x,  F x = g,  k = 0, 1, ...    line search
 
-pi_old is the policy that chose the actions, E_i is the mean over the time steps in task i, and A
-their advantage. J~_i is the same on the episodes of the adapted policy, F_i that policy's Fisher
+pi_old is the policy that chose the actions, A is their advantage, and E_i is the mean over the time
+steps in task i. J~_i is the same on the episodes of the adapted policy, F_i that policy's Fisher
 matrix, E the mean over its states. theta_0 are the parameters before the meta-update, g is the
 gradient of the meta-objective.
 
@@ -173,7 +173,7 @@ class Policy:
         self.moments = torch.tensor([[0.0], [1.0]]).double()
 
     def initial_params(self, device="cpu"):
-        """Glorot's uniform weights [1, in, out], zero biases and log-deviations [1, 1, out]."""
+        """Glorot's uniform weights [1, in, out]; biases and log_std, [1, 1, out], are zero."""
         hidden_size = self.args.hidden_size
         sizes = [self.obs_size, hidden_size, hidden_size, self.action_size]
         params = {}
@@ -201,14 +201,14 @@ class Policy:
         """Moves the moments towards those of an iteration's adapted episodes.
 
         With the weight 1 / iteration they are the average of all iterations' means, and that of all
-        iterations' variances. (How far the means are apart is left out.)
+        iterations' variances. (The variance of the means themselves is left out.)
         """
         obs = batch["raw_obs"][batch["valid"]].flatten(1).double()  # [B, obs]
         new = average(torch.stack([obs.mean(0), obs.var(0, correction=0)]))
         self.moments = self.moments.lerp(new.cpu(), weight)  # old + weight (new - old)
 
     def outputs(self, params, obs):
-        """From observations [M, B, obs] of M tasks: a list of logits, or of mean and log-deviation.
+        """From observations [M, B, obs] of M tasks: [logits], or [mean, log standard deviation].
 
         These are tensors, not a distribution, so that the KL's first argument can be detached. Mean
         and deviation are in units of action_scale.
@@ -223,7 +223,10 @@ class Policy:
         return [h]
 
     def distribution(self, out, log_std=None):
-        """The distribution over actions, of batch shape [M, B], that `outputs` define."""
+        """The distribution over actions, of batch shape [M, B], that `outputs` define.
+
+        `out` are logits, or with `log_std` means.
+        """
         if log_std is None:
             return Categorical(logits=out)
         scale = self.args.action_scale
@@ -232,12 +235,13 @@ class Policy:
 
 @torch.no_grad()
 def rollout(policy, params, env, tasks, seed):
-    """K = env.num_envs / M episodes in each of M tasks, side by side.
+    """K episodes in each of M tasks, side by side: N = M K = env.num_envs.
 
     `params` are those of one policy, or of one for each task. Returns a dict of tensors
     [M, K, T, ...], T <= env.horizon: `raw_obs` as the environment gave it, `obs` as the network
-    sees it, `action`, `log_prob`, `reward`, and `valid` (false after an episode's end). Besides, it
-    has `return` [M, K].
+    sees it, `action`, `log_prob`, `reward`, and `valid` (false after an episode's end: the
+    environment plays on until the longest episode has ended). Besides, it has `return` [M, K],
+    without discount.
     """
     device = params["bias_0"].device
     shape = (len(tasks), env.num_envs // len(tasks))  # M, K
@@ -246,7 +250,7 @@ def rollout(policy, params, env, tasks, seed):
     valid = torch.ones(env.num_envs).bool()
     steps = []
     while valid.any():
-        raw_obs = torch.tensor(next_obs)
+        raw_obs = torch.tensor(next_obs)  # a copy: an environment may reuse its arrays
         obs = policy.encode(raw_obs).to(device)  # [N, obs]
         outputs = policy.outputs(params, obs.unflatten(0, shape))
         if not outputs[0].isfinite().all():
@@ -286,8 +290,8 @@ def discounted_sums(x, discount):
 def linear_baseline(batch, gamma):
     """Values [M, K, T]: a least-squares fit of the returns-to-go in each task.
 
-    Features are o, o^2, t, t^2, t^3 and 1, with o clipped to 10 and t in units of 100 steps, as in
-    the code of Duan et al. (2016).
+    Features are o, o^2, t, t^2, t^3 and 1, with o clipped to [-10, 10] and t in units of 100 steps,
+    as in the code of Duan et al. (2016).
     """
     obs = batch["obs"].double().clamp(-10, 10)
     valid = batch["valid"].double()
@@ -308,11 +312,11 @@ def mean_over_steps(x, batch):
 
 
 def advantages(batch, gamma, gae_lambda):
-    """GAE with the linear baseline, to mean 0 and deviation 1 in each task: [M, K, T]."""
+    """GAE with the linear baseline, normalised to mean 0, deviation 1 in each task: [M, K, T]."""
     valid = batch["valid"]
     value = linear_baseline(batch, gamma)
-    # Zero after an episode's end, where all features are. A time limit is an end, too: the baseline
-    # knows the time t.
+    # Zero after an episode's end, for all features are zero there. A time limit is an end, too: the
+    # baseline knows the time t.
     next_value = pad(value[..., 1:], (0, 1))
     # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
@@ -324,7 +328,7 @@ def advantages(batch, gamma, gae_lambda):
 
 
 def surrogate(distribution, batch):
-    """J_i = E[pi / pi_old A] over each task's steps, [M]: a surrogate for the return (equation 4).
+    """J_i = E[A pi / pi_old] over each task's steps, [M]: a surrogate for the return (equation 4).
 
     Where pi is pi_old, its gradient is the policy gradient, E[A grad log pi]. E[A log pi] has the
     same gradient there. But its second derivative, which the meta-gradient needs, too, lacks the
@@ -340,7 +344,7 @@ def adapt(policy, params, batch, args):
 
     theta_i' = theta + alpha grad J_i(theta)   (section 2.2)
     """
-    # parameters for each task, where there were those of one policy
+    # a set of parameters for each task, where there was one for all
     params = {name: param.expand(len(batch["obs"]), -1, -1) for name, param in params.items()}
 
     def objective(params):
@@ -360,13 +364,14 @@ def adapt(policy, params, batch, args):
 def trial(policy, params, env, tasks, num_steps, seed, args):
     """Episodes in each task before adaptation and after each of `num_steps` adaptation steps.
 
-    Returns a batch for each, with its `advantage`.
+    Returns a batch for each, with its `advantage`. The step size is that of `args`: it changes on
+    the way, so that policy.args will not do.
     """
     batches = []
     for i in range(num_steps + 1):
-        # Evaluation takes more steps than training. From the first extra one on, all are shorter
-        # (A.2: half as long): the new args stay. Max: without a step in training, the first step of
-        # the evaluation is a full one.
+        # Evaluation takes more steps than training. The first extra one and all later ones are
+        # shorter (section A.2: half as long), for the new args stay. (max: where training takes no
+        # step at all, the first one of the evaluation is a full one.)
         if i == max(1, args.num_inner_steps) + 1:
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
@@ -406,11 +411,12 @@ def fisher_vector_product(policy, params, batches, args):
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
     old = policy.distribution(*[output.detach() for output in outputs])
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
-    # The slope is zero here, its derivative is F. Its graph is built once, for every product.
-    (slope,) = torch.autograd.grad(kl, theta, create_graph=True)
+    # The KL's gradient is zero here, and the derivative of that gradient is F. The graph is built
+    # once, for every product.
+    (kl_gradient,) = torch.autograd.grad(kl, theta, create_graph=True)
 
     def product(v):
-        (fisher_v,) = torch.autograd.grad(slope @ v, theta, retain_graph=True)
+        (fisher_v,) = torch.autograd.grad(kl_gradient @ v, theta, retain_graph=True)
         return average(fisher_v) + args.cg_damping * v
 
     return product
@@ -451,15 +457,15 @@ def update(policy, params, batches, args):
     x = conjugate_gradient(product, gradient, args.cg_iterations)
     full_step = (2 * args.max_kl / (x @ product(x))).sqrt() * x
     logs = {
-        "losses/surrogate": before.item(),
+        "losses/surrogate": before.item(),  # about 0: ratios are 1, advantages have mean 0
         "losses/gradient_norm": gradient.norm().item(),
         "losses/improvement": 0.0,
         "losses/kl": 0.0,
         "losses/step_size": 0.0,
     }
-    for i in range(15):
+    for k in range(15):
         with torch.no_grad():
-            candidate = unflatten(theta + 0.8**i * full_step, params)
+            candidate = unflatten(theta + 0.8**k * full_step, params)
             outputs = adapted_outputs(policy, candidate, batches, args)
             new = policy.distribution(*outputs)
             after = average(surrogate(new, batches[-1]).mean())
@@ -467,7 +473,7 @@ def update(policy, params, batches, args):
         if after > before and kl <= args.max_kl:
             logs["losses/improvement"] = (after - before).item()
             logs["losses/kl"] = kl.item()
-            logs["losses/step_size"] = 0.8**i
+            logs["losses/step_size"] = 0.8**k  # of the full step
             return candidate, logs
     return params, logs
 
@@ -630,7 +636,7 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:  # in the folder that is there now
+            if not writer:  # only now, for its folder is there
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]
@@ -663,8 +669,8 @@ def train(args):
         returns = evaluate(  # [tasks, 4, episodes]
             policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
         )
-        # Each is averaged over tasks below: a trial, which is all episodes of a task, its episodes
-        # (first those before adaptation), and the episodes after 0, 1, 2, 3 gradient steps.
+        # Three things are averaged over tasks below: the sum of a task's episodes, each of them
+        # (first those before adaptation), and their mean after 0, 1, 2, 3 gradient steps.
         by_episode = returns.reshape(args.eval_trials, -1)  # [tasks, 4 episodes]
         totals = by_episode.sum(1)  # [tasks]
         samples = {
@@ -707,8 +713,8 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        # Given --env-kwargs twice, tyro keeps only the last of them. (In the printed list of words
-        # each begins with a quote, so that this counts the flag, also as --env_kwargs.)
+        # Given --env-kwargs twice, tyro keeps only the last of them. (In str(sys.argv) each word
+        # begins with a quote: what is counted are words that begin so, also with --env_kwargs.)
         if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others

@@ -792,7 +792,7 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:  # in the folder that is there now
+            if not writer:  # only now, for its folder is there
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
@@ -874,8 +874,8 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        # Given --env-kwargs twice, tyro keeps only the last of them. (In the printed list of words
-        # each begins with a quote, so that this counts the flag, also as --env_kwargs.)
+        # Given --env-kwargs twice, tyro keeps only the last of them. (In str(sys.argv) each word
+        # begins with a quote: what is counted are words that begin so, also with --env_kwargs.)
         if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
