@@ -80,7 +80,9 @@ def check_claims(names):
     first, second = names["guess"]["return_by_episode"]
     assert -34 / 15 - 0.6 < first < -34 / 15 + 0.2
     assert second > -0.2
-    assert names["guess_at_the_end"]["return_by_episode"][0] < first - 0.5
+    wrong_first, wrong_second = names["guess_at_the_end"]["return_by_episode"]
+    assert wrong_first < first - 0.5
+    assert wrong_second < second - 1
 
 
 def test_all_code_runs_in_order_and_gives_what_the_page_says(tmp_path, monkeypatch):
@@ -94,6 +96,10 @@ def test_all_code_runs_in_order_and_gives_what_the_page_says(tmp_path, monkeypat
         numbers = np.array(NUMBER.findall(output), dtype=float)
         written = np.array(NUMBER.findall(cell["printed"]), dtype=float)
         tolerance = (0.2, 0.1) if is_trained else (0.02, 0.02)
+        if "guess_at_the_end" in cell["code"]:
+            # Rounding, which differs between processors, decides how badly this training fails.
+            # What the right one comes to is among the claims.
+            tolerance = (0.5, 0.1)
         np.testing.assert_allclose(numbers, written, *tolerance, err_msg=cell["code"])
     check_claims(names)
 
