@@ -299,10 +299,14 @@ class Agent(nn.Module):
             self.convolutions = nn.Sequential(
                 nn.Conv2d(channels, 16, 3, stride=2, padding=1),
                 nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                nn.Conv2d(16, 16, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Flatten(),
+                # Each convolution halves both sides.
+                nn.Linear(16 * ceil(height / 4) * ceil(width / 4), 256),
                 nn.ReLU(),
             )
-            features = 32 * ceil(height / 4) * ceil(width / 4)  # each convolution halves both sides
+            features = 256
         input_size = features + self.action_size + 2  # 2: reward and end of episode
 
         size, filters, key_size, value_size = args.sizes  # size: D, the features so far
@@ -369,7 +373,7 @@ class Agent(nn.Module):
             return x
         # [T N, height, width, channels]
         images = x[..., : self.obs_size].reshape(-1, *self.observation_space.shape)
-        features = self.convolutions(images.movedim(3, 1)).reshape(*x.shape[:2], -1)
+        features = self.convolutions(images.movedim(3, 1)).unflatten(0, x.shape[:2])  # [T, N, 256]
         return torch.cat([features, x[..., self.obs_size :]], dim=2)
 
     def forward(self, x):

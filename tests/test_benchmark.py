@@ -102,8 +102,8 @@ def test_a_rows_seeds_have_its_arguments_and_its_agent_is_the_median_one(name):
         assert result["seed"] == args["seed"] == seed
         assert result["algorithm"] == script
     agent = RESULTS / name / "agent.pt"
-    # A memory behind the convolutions of an image of 30 x 40 has a million weights.
-    limit = 3_000_000 if ROWS[name]["arguments"].get("env_id") == "VisualMaze-v0" else 1_000_000
+    # Mazes: the layer of 256 units behind the convolutions has 327,936 weights.
+    limit = 1_200_000 if ROWS[name]["arguments"].get("env_id") == "VisualMaze-v0" else 1_000_000
     assert agent.stat().st_size < limit
     seed = torch.load(agent, weights_only=True)["args"]["seed"]
     assert seed == run.read_agent_seed(name) == run.median_seed(name)
@@ -155,7 +155,7 @@ def test_the_agent_of_a_row_scores_what_the_row_says(name, tmp_path, monkeypatch
     env_id = published["env_id"]
     if ":" in env_id or "Cheetah" in env_id:  # slow environments
         count = 50
-    if "Ant" in env_id:
+    if "Ant" in env_id or "Traffic" in env_id:  # even slower
         count = 20
     run.write_example(env_id, tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -389,7 +389,7 @@ def convolution(maps, weight, bias):
 
 
 @pytest.mark.parametrize("shape", [(9, 6, 3), (2, 5, 8), (3, 3, 3), (5, 8, 1)])
-def test_images_are_seen_through_two_convolutions(module, shape):
+def test_images_are_seen_through_two_convolutions_and_a_layer(module, shape):
     """What the network gets to see, against convolutions computed by their definition."""
     env = SimpleNamespace(
         single_observation_space=Box(0, 255, shape, np.uint8),
@@ -415,8 +415,12 @@ def test_images_are_seen_through_two_convolutions(module, shape):
         weight = layer.weight.detach().numpy()
         bias = layer.bias.detach().numpy()
         maps = np.maximum(convolution(maps, weight, bias), 0)
+    weight = agent.convolutions[5].weight.detach().numpy()
+    bias = agent.convolutions[5].bias.detach().numpy()
+    features = np.maximum(maps.reshape(2, -1) @ weight.T + bias, 0)
+    assert features.shape == (2, 256)
     rest = x[:, np.prod(shape) :].numpy()
-    expected = np.concatenate([maps.reshape(2, -1), rest], axis=1)
+    expected = np.concatenate([features, rest], axis=1)
     np.testing.assert_allclose(seen[0], [expected, expected[::-1], expected], atol=1e-5)
     np.testing.assert_allclose(seen[1], [expected], atol=1e-5)
 
