@@ -110,6 +110,7 @@ def over_seeds_of(results, entry):
     return over_seeds([(result[entry], result[f"{entry}_stderr"]) for result in results.values()])
 
 
+@cache
 def read_curve(path):
     """The lines of a curve.csv; none where there is no such file."""
     if not path.exists():
@@ -136,40 +137,40 @@ def baseline(setting, name):
     return None if entry is None else entry["return_mean"]
 
 
-def published(script):
-    """A script's rows that have results, in the order of rows.py: (name, row, results, curves).
+def published_row(name):
+    """A row that has results, None where there are none: (name, row, results, curves).
 
     `row` is that of rows.py, with what it is compared with: `references` for the return of a
     trial, `random`, random actions, for the return of an episode. `results` are {seed: eval.json},
     `curves` those seeds' learning curves.
     """
-    for name, row in ROWS.items():
-        results = {}
-        curves = []
-        for seed in row["seeds"]:
-            folder = RESULTS / name / f"seed-{seed}"
-            if not (folder / "eval.json").exists():
-                continue
-            results[seed] = read(f"{name}/seed-{seed}/eval.json")
-            curve = read_curve(folder / "curve.csv")
-            if curve:
-                curves.append(curve)
-        if row["script"] != script or not results:
+    row = ROWS[name]
+    results = {}
+    curves = []
+    for seed in row["seeds"]:
+        folder = RESULTS / name / f"seed-{seed}"
+        if not (folder / "eval.json").exists():
             continue
-        random = read("random.json")[name]["return_mean"]
-        yield name, row | {"references": references(row), "random": random}, results, curves
+        results[seed] = read(f"{name}/seed-{seed}/eval.json")
+        curve = read_curve(folder / "curve.csv")
+        if curve:
+            curves.append(curve)
+    if not results:
+        return None
+    random = read("random.json")[name]["return_mean"]
+    return name, row | {"references": references(row), "random": random}, results, curves
 
 
-def published_row(name):
-    """The entry of one name, as `published` gives it; None where there are no results."""
-    for entry in published(ROWS[name]["script"]):
-        if entry[0] == name:
-            return entry
-    return None
+def published(script):
+    """A script's rows that have results, each as a `published_row`, in the order of rows.py."""
+    for name, row in ROWS.items():
+        entry = published_row(name) if row["script"] == script else None
+        if entry is not None:
+            yield entry
 
 
 def find(name):
-    """The row and results of one name, as `published` gives them; None where there are none."""
+    """The row and results of one name, as `published_row` has them; None where there are none."""
     entry = published_row(name)
     if entry is None:
         return None

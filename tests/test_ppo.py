@@ -477,6 +477,7 @@ def reference_loss(agent, data, args):
     return total / len(steps)
 
 
+@torch.no_grad()
 def difference(function, parameter, direction):
     """The derivative of function() along a direction of a parameter, by two values nearby."""
     original = parameter.data.clone()
