@@ -540,9 +540,9 @@ def train(args):
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
-    # Fail now, and not after an hour, where memory is far too small: a batch takes about as much as
-    # this array. Without room for it there is a MemoryError, see the end of this file. (Nothing is
-    # written to the array: it only reserves memory, and the check costs nothing.)
+    # Fail now, and not after an hour, where memory (not a GPU's) is far too small: a batch takes
+    # about as much as this array. Without room for it there is a MemoryError, see the end of this
+    # file. (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
     np.empty((env.num_envs, env.horizon, policy.obs_size + args.hidden_size))
     params = policy.initial_params(device)
     iteration = 0

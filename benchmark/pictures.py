@@ -53,7 +53,12 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
     function `look` of the environment gave before each step, [num_tasks or all, ...].
     """
     script = script_of(checkpoint)
-    agent = script.load(checkpoint)
+    try:
+        agent = script.load(checkpoint)
+    except RuntimeError:  # from torch, in many lines: the weights are of other names or sizes
+        raise envs.UsageError(
+            f"{checkpoint} is of a network of another version: train again with this one."
+        ) from None
     if script is maml_trpo:
         policy, params, args = agent
         copies = max(20, copies)

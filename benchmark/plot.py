@@ -164,7 +164,9 @@ def published_row(name):
 def published(script):
     """A script's rows that have results, each as a `published_row`, in the order of rows.py."""
     for name, row in ROWS.items():
-        entry = published_row(name) if row["script"] == script else None
+        if row["script"] != script:
+            continue
+        entry = published_row(name)
         if entry is not None:
             yield entry
 

@@ -1,7 +1,6 @@
 """What all tests share: the cores, one worker each (`-n auto`), and how MuJoCo is drawn."""
 
 import os
-from functools import partial
 
 # One thread of torch in every process. It is read when torch is imported; processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,8 +8,3 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # without files: once in a while the other one crashed a worker.
 os.environ.setdefault("GALLIUM_DRIVER", "softpipe")
 os.environ.setdefault("MESA_SHADER_CACHE_DISABLE", "true")
-
-import mjbatch  # noqa: E402
-
-# One thread of MuJoCo, too: two workers whose simulations all want both cores wait for each other.
-mjbatch.Batch = partial(mjbatch.Batch, num_threads=1)

@@ -286,6 +286,19 @@ def test_a_mistake_from_the_command_line_is_one_line_and_no_traceback(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_weights_of_another_network_are_one_sentence(tmp_path, monkeypatch):
+    path = checkpoint(tmp_path, rl2_ppo, "Bandit-v0")
+    saved = torch.load(path, weights_only=True)
+    saved["agent"]["value.weight"] = torch.zeros(1, 3)  # of another size
+    torch.save(saved, path)
+    monkeypatch.setattr(sys, "argv", ["pictures.py", str(path)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(pictures.__file__, run_name="__main__")
+    assert end.value.code.startswith("error: ")
+    assert "is of a network of another version" in end.value.code
+    assert len(end.value.code.splitlines()) == 1
+
+
 def test_heat_map_of_a_bandit_by_hand():
     tasks = np.array([[0.2, 0.9, 0.5]])
     arms = {"episode 1": [0, 1, 1, 1], "episode 2": [2, 2, 0, 1]}  # that four agents pull
