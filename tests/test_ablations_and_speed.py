@@ -28,6 +28,7 @@ TINY = {
     "snail_ppo": PPO | {"sizes": [4, 4, 4, 4]},
     "maml_trpo": MAML | {"hidden_size": 8},
 }
+ROBOTS = ("HalfCheetah", "Ant")
 ENTRIES = list(ablations.entries())
 TINY_JOBS = {
     "environment": {"num_envs": 3, "seconds": 0.003},
@@ -59,8 +60,12 @@ class Scalars(dict):
 def losses(module, settings, change):
     """What is logged of the losses of one tiny iteration, and the entry of ablations.json."""
     scalars = Scalars()
+    settings = settings | TINY[module.ALGORITHM]
+    if settings.get("env_id", "").startswith(ROBOTS):
+        env_kwargs = settings.get("env_kwargs", {})
+        settings["env_kwargs"] = env_kwargs | {"horizon": 20}
     with patch.object(module, "SummaryWriter", lambda *args, **options: scalars):
-        result = ablations.run(module, settings | TINY[module.ALGORITHM], change)
+        result = ablations.run(module, settings, change)
     return {name: x for name, x in scalars.items() if name.startswith("losses/")}, result
 
 

@@ -294,7 +294,7 @@ def test_maze_steps_and_images_against_a_walker_that_marches_in_tiny_steps(size)
     first_obs = obs
     rng = np.random.default_rng(1)
     ends = 0
-    for t in range(240):
+    for t in range(120):
         actions = rng.choice(3, size=24, p=[0.2, 0.6, 0.2])
         obs, reward, terminated, truncated, info = env.step(actions)
         for i, walker in enumerate(walkers):

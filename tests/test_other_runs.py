@@ -879,7 +879,8 @@ def has_ended(group):
 @pytest.mark.parametrize(
     "script, start_method, number, whom, slow, seconds",
     [
-        ("maml_trpo", "spawn", signal.SIGINT, "group", "step", 0.5),  # one worker: imports torch
+        # One worker in these two, for it imports torch.
+        ("maml_trpo", "spawn", signal.SIGINT, "group", "step", 0.5),
         ("maml_trpo", "forkserver", signal.SIGTERM, "group", "step", 0.5),
         ("maml_trpo", "fork", signal.SIGTERM, "group", "step", 0.5),
         ("rl2_ppo", "fork", signal.SIGINT, "group", "step", 0.5),
@@ -895,7 +896,7 @@ def test_a_stop_is_one_sentence_and_leaves_no_process(
     (tmp_path / "slow_lights.py").write_text(SLOW_LIGHTS)
     arguments = f"--no-cuda --env-id slow_lights:SlowLights-v0 {SMALLEST[script]}"
     arguments += f" {LENGTH[script]} 100000000 --env-kwargs vectorization_mode async"
-    if start_method == "spawn":
+    if start_method in ("spawn", "forkserver"):
         arguments += " --episodes-per-task 1"
     variables = {"START_METHOD": start_method, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     variables |= {"STEP_SECONDS": "0", "RESET_SECONDS": "0"}

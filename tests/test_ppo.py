@@ -494,7 +494,7 @@ def difference(function, parameter, direction):
     [("mdp", True), ("early ends", True), ("bandit", False)],
 )
 def test_loss_and_gradient_against_a_loop_and_finite_differences(module, name, norm_adv):
-    num_envs = 12 if name == "early ends" else 4
+    num_envs = 8 if name == "early ends" else 4
     agent, data = make_batch(module, name, num_envs, 2, norm_adv=norm_adv)
     assert data["valid"].all() == (name != "early ends")
     agent.double()
