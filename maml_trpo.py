@@ -563,7 +563,7 @@ def train(args):
         shapes = [param.shape for param in params.values()]
         if "iteration" not in saved or shapes != expected_shapes:
             raise UsageError(
-                f"{args.resume} is an agent alone, or its environment was another one."
+                f"{args.resume} is an agent alone, or of another environment or network."
             )
         iteration = saved["iteration"]
         global_step = saved["global_step"]
