@@ -512,7 +512,7 @@ def test_an_environment_that_became_another_one_is_a_sentence(
     before = contents(finished)
     register_sized(*versions[1])
     args.resume = str(finished / "checkpoint.pt")
-    with pytest.raises(UsageError, match="checkpoint.pt .*environment.* was another one") as caught:
+    with pytest.raises(UsageError, match="checkpoint.pt is .*of another environment") as caught:
         MODULES[script].train(args)
     assert "\n" not in str(caught.value)
     assert list(in_folder.glob("runs/*")) == [finished]
