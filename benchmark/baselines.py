@@ -7,7 +7,8 @@
 An algorithm knows the prior (of bandits U[0, 1] for each arm; of MDPs Dirichlet(1, ..., 1) for
 transitions, Normal(1, 1) for mean rewards) and sees what the agent sees. Its expected return is
 estimated as the expected optimum of those who know the task minus the mean summed regret. In mazes,
-steps to the goal are counted: of a planner that knows the maze, and of random actions.
+steps to the goal are counted: of a planner that knows the maze, of an explorer that forgets nothing
+of what it has seen, and of random actions.
 
 Each number is written as soon as it is there. Ctrl-C stops; the next call goes on.
 """
@@ -15,6 +16,7 @@ Each number is written as soon as it is there. Ctrl-C stops; the next call goes 
 import argparse
 import json
 import sys
+from collections import deque
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -56,6 +58,9 @@ MAZES = {
     "9 × 9 rooms, 500 steps": (9, 500),
     "9 × 9 rooms, 1000 steps": (9, 1000),
 }
+# Right, down, left, up: how a step changes row and column.
+HEADINGS = ((0, 1), (1, 0), (0, -1), (-1, 0))
+EXPLORER = "explorer that forgets nothing"
 # Cheap ones first: the order in which they are computed.
 SETTINGS = [*BANDITS, *MAZES, *MDPS]
 SETTINGS.sort(key=lambda setting: "500" in setting or "1000" in setting)
@@ -406,6 +411,95 @@ def shortest_paths(tasks):
     return steps
 
 
+def blocks_in_view(blocks, row, column, heading):
+    """Where the 40 rays of VisualMaze's image go: [row, column] of each block that they enter.
+
+    blocks [2 size + 1, 2 size + 1] is a map with the wall around it. A ray ends in the first block
+    that is not free.
+    """
+    ahead = np.array(HEADINGS[heading])
+    seen = []
+    for column_of_image in range(-39, 40, 2):  # its ray goes so many 40ths aside in a step ahead
+        side = int(np.sign(column_of_image))
+        aside = np.array(HEADINGS[(heading + side) % 4])
+        gap = 40 / abs(column_of_image)  # how far it goes ahead while it goes 1 aside
+        next_ahead = 0.5
+        next_aside = gap / 2
+        place = np.array([row, column])
+        is_free = True
+        while is_free:
+            if next_ahead < next_aside:
+                place = place + ahead
+                next_ahead += 1
+            else:
+                place = place + aside
+                next_aside += gap
+            seen.append(place)
+            is_free = blocks[tuple(place)] == 0
+    return np.array(seen)
+
+
+def first_action(is_free, pose, is_target):
+    """The first action of a shortest way from a pose (row, column, heading) to one of the targets.
+
+    By breadth-first search; both maps are boolean, [2 size + 1, 2 size + 1].
+    """
+    reached = {pose}
+    queue = deque([(pose, None)])
+    while queue:
+        (row, column, heading), first = queue.popleft()
+        if is_target[row, column]:
+            return first
+        down, right = HEADINGS[heading]
+        nexts = {0: (row, column, (heading - 1) % 4), 2: (row, column, (heading + 1) % 4)}
+        if is_free[row + down, column + right]:
+            nexts[1] = (row + 2 * down, column + 2 * right, heading)
+        for action in sorted(nexts, key=lambda action: action != 1):  # forward before turns
+            if nexts[action] not in reached:
+                reached.add(nexts[action])
+                queue.append((nexts[action], action if first is None else first))
+    raise ValueError("No target can be reached.")
+
+
+def explorer_steps(task, horizon):
+    """Steps of the first and the second episode in one maze, and whether they end at the goal, [2].
+
+    The explorer goes to the nearest room that it has not seen, or to the goal where it has seen it.
+    It takes blocks that it has not seen for free, and forgets nothing: not in the second episode
+    either.
+    """
+    blocks = np.pad(task, 1, constant_values=7)
+    ((start_row, start_column),) = np.argwhere(blocks > 7)
+    start_heading = int(blocks[start_row, start_column] % 4)
+    blocks[start_row, start_column] = 0
+    is_known = np.pad(np.zeros_like(task, dtype=bool), 1, constant_values=True)
+    is_known[start_row, start_column] = True
+    is_room = np.zeros_like(is_known)
+    is_room[1::2, 1::2] = True
+    steps = np.zeros(2, dtype=int)
+    found = np.zeros(2, dtype=bool)
+    for episode in range(2):
+        row, column, heading = start_row, start_column, start_heading
+        while steps[episode] < horizon and not found[episode]:
+            rows, columns = blocks_in_view(blocks, row, column, heading).T
+            is_known[rows, columns] = True
+            is_free = (blocks < 2) | ~is_known
+            is_target = is_known & (blocks == 1)
+            if not is_target.any():
+                is_target = is_room & ~is_known
+            action = first_action(is_free, (row, column, heading), is_target)
+            if action == 1:
+                down, right = HEADINGS[heading]
+                if blocks[row + down, column + right] < 2:
+                    row += 2 * down
+                    column += 2 * right
+            else:
+                heading = (heading + action - 1) % 4
+            steps[episode] += 1
+            found[episode] = blocks[row, column] == 1
+    return steps, found
+
+
 def random_steps(env, tasks):
     """Steps of an episode of random actions in each maze, and whether it ends at the goal, [N]."""
     env.reset(seed=0, options={"tasks": tasks})
@@ -432,16 +526,25 @@ def summary(steps, found):
 
 
 def maze_baseline(name, size, horizon, num_mazes=1000):
-    """Steps to the goal in held-out mazes, as a `summary`."""
+    """Steps to the goal in held-out mazes, as a `summary`.
+
+    The explorer's is of the first episode; it has the second one's as `second`.
+    """
     env = envs.make("VisualMaze-v0", num_mazes, size=size, horizon=horizon)
     tasks = env.sample_tasks(num_mazes, [1, 0])  # those of the scripts' evaluations
-    if name == "random":
-        steps, found = random_steps(env, tasks)
+    if name == EXPLORER:
+        episodes = np.array([explorer_steps(task, horizon) for task in tasks])  # [mazes, 2, 2]
+        steps = episodes[:, 0]
+        found = episodes[:, 1] > 0
+        result = summary(steps[:, 0], found[:, 0])
+        result["second"] = summary(steps[:, 1], found[:, 1])
+    elif name == "random":
+        result = summary(*random_steps(env, tasks))
     else:
         steps = shortest_paths(tasks)
-        found = steps <= horizon
+        result = summary(steps, steps <= horizon)
     env.close()
-    return summary(steps, found)
+    return result
 
 
 def names_of(setting):
@@ -449,7 +552,7 @@ def names_of(setting):
     if setting in MDPS:
         return ["informed optimum", "PSRL", "planner that knows the prior"]
     if setting in MAZES:
-        return ["planner that knows the maze", "random"]
+        return ["planner that knows the maze", EXPLORER, "random"]
     return bandit_names(BANDITS[setting][1])
 
 

@@ -650,8 +650,8 @@ def walkers(setting):
 def mazes():
     """Steps to the goal in each episode, as a markdown table.
 
-    Those of who knows the maze, of random actions, and of the agents that were trained in small
-    mazes.
+    Those of who knows the maze, of an explorer, of random actions, and of the agents that were
+    trained in small mazes.
     """
     head = ["mazes", "who", "steps in the first episode", "in the second", "success"]
     lines = table_head([*head, "second to first", "second to the planner's"])
@@ -659,13 +659,17 @@ def mazes():
         if "rooms" not in setting:
             continue
         planned = entries["planner that knows the maze"]["steps_mean"]
-        for who, summary in entries.items():
-            cells = [setting, who, in_steps(summary), "the same", f"{summary['success']:.0%}"]
-            lines.append(table_row([*cells, "1", f"{summary['steps_mean'] / planned:.2f}"]))
-        for who, first, second in walkers(setting):
-            cells = [setting, who, in_steps(first), in_steps(second)]
-            cells.append(f"{first['success']:.1%}, {second['success']:.1%}")
-            cells.append(f"{second['steps_mean'] / first['steps_mean']:.2f}")
+        rows = []
+        for who, first in entries.items():
+            rows.append((who, first, first.get("second")))  # None where it is as the first
+        for who, first, second in [*rows, *walkers(setting)]:
+            if second is None:
+                cells = [setting, who, in_steps(first), "the same", f"{first['success']:.0%}", "1"]
+                second = first
+            else:
+                cells = [setting, who, in_steps(first), in_steps(second)]
+                cells.append(f"{first['success']:.1%}, {second['success']:.1%}")
+                cells.append(f"{second['steps_mean'] / first['steps_mean']:.2f}")
             lines.append(table_row([*cells, f"{second['steps_mean'] / planned:.2f}"]))
     return "\n".join(lines)
 

@@ -1013,6 +1013,62 @@ def test_a_planners_steps_against_all_sequences_of_actions(size):
         assert shortest_of_all_sequences(task, length) == (steps if steps <= length else None)
 
 
+def blocks_on_the_way(blocks, row, column, heading):
+    """The blocks of a view, by a march in tiny steps along the same 40 rays."""
+    down, right = baselines.HEADINGS[heading]
+    aside_down, aside_right = baselines.HEADINGS[(heading + 1) % 4]
+    seen = set()
+    for offset in (np.arange(40) + 0.5) / 20 - 1:
+        for distance in np.arange(0.0005, 20, 0.001):
+            y = row + 0.5 + distance * (down + offset * aside_down)
+            x = column + 0.5 + distance * (right + offset * aside_right)
+            place = (int(y), int(x))
+            if place != (row, column):
+                seen.add(place)
+                if blocks[place]:
+                    break
+    return seen
+
+
+def test_what_an_explorer_sees_against_a_march_in_tiny_steps():
+    (task,) = envs.make("VisualMaze-v0").sample_tasks(1, 2)
+    blocks = np.pad(np.where(task > 7, 0, task), 1, constant_values=7)
+    for heading in range(4):
+        for row, column in ((1, 1), (5, 5), (9, 3)):
+            seen = baselines.blocks_in_view(blocks, row, column, heading)
+            expected = blocks_on_the_way(blocks, row, column, heading)
+            assert set(map(tuple, seen.tolist())) == expected
+
+
+def test_an_explorers_steps_by_hand():
+    # It looks along the first row. The nearest room that it has not seen would be the one below it:
+    # it turns to the right, and sees a wall. Back to the left, forward, to the right: there is the
+    # goal, a step ahead. In the second episode it knows that from the start.
+    square = np.array([[8, 0, 0], [3, 2, 0], [0, 0, 1]], dtype=np.uint8)
+    steps, found = baselines.explorer_steps(square, 50)
+    assert steps.tolist() == [5, 3]
+    assert found.all()
+    # The goal is behind it.
+    corridor = np.array([[1, 0, 8, 0, 0], *[[2] * 5] * 4], dtype=np.uint8)
+    steps, found = baselines.explorer_steps(corridor, 50)
+    assert steps.tolist() == [3, 3]  # half a turn and a step
+    steps, found = baselines.explorer_steps(corridor, 2)
+    assert steps.tolist() == [2, 2]
+    assert not found.any()
+
+
+def test_an_explorer_is_never_faster_than_the_planner_and_remembers():
+    tasks = envs.make("VisualMaze-v0").sample_tasks(40, 4)
+    episodes = np.array([baselines.explorer_steps(task, 500) for task in tasks])
+    first, second = episodes[:, 0].T
+    shortest = baselines.shortest_paths(tasks)
+    assert episodes[:, 1].all()
+    assert (first >= shortest).all()
+    assert (second >= shortest).all()
+    # Of the way to the goal it has seen in the first episode most, if not all.
+    assert second.mean() < 1.25 * shortest.mean() < 0.8 * first.mean()
+
+
 def test_random_steps_in_a_maze_whose_walk_is_known():
     """Two by two rooms, without walls between them: a Markov chain over poses."""
     maze = np.array([[8, 0, 0], [0, 2, 0], [0, 0, 1]], dtype=np.uint8)
@@ -1084,6 +1140,7 @@ def test_an_agents_steps_in_mazes_against_a_walk_step_by_step(script, tmp_path, 
 def test_the_table_of_mazes_has_the_agents_steps(tmp_path, monkeypatch):
     entry = {"steps_mean": 8.0, "steps_stderr": 0.5, "success": 0.5, "steps_of_successes": 5.0}
     small = {"planner that knows the maze": entry, "random": entry | {"steps_mean": 80.0}}
+    small[baselines.EXPLORER] = entry | {"second": entry | {"steps_mean": 6.0}}
     results = tmp_path / "maze-2-episodes" / "seed-3"
     results.mkdir(parents=True)
     (tmp_path / "baselines.json").write_text(
@@ -1096,8 +1153,11 @@ def test_the_table_of_mazes_has_the_agents_steps(tmp_path, monkeypatch):
     (results / "eval.json").write_text("{}")
     monkeypatch.setattr(plot, "RESULTS", tmp_path)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in plot.mazes().splitlines()]
-    assert len(lines) == 2 + 2 + 3
-    assert lines[2][:2] == ["2 x 2 rooms", "planner that knows the maze"]
+    assert len(lines) == 2 + 3 + 4
+    same = ["8.0 ± 0.5", "the same", "50%", "1", "1.00"]
+    assert lines[2] == ["2 x 2 rooms", "planner that knows the maze", *same]
+    shown = ["8.0 ± 0.5", "6.0 ± 0.5", "50.0%, 50.0%", "0.75", "0.75"]
+    assert lines[4] == ["2 x 2 rooms", baselines.EXPLORER, *shown]
     link = "[RL²](../benchmark/results/maze-2-episodes), seed 3"
     shown = ["20.0 ± 0.5", "12.0 ± 0.5", "50.0%, 100.0%", "0.60", "1.50"]
-    assert lines[6] == ["3 x 3 rooms", link, *shown]
+    assert lines[8] == ["3 x 3 rooms", link, *shown]

@@ -78,7 +78,7 @@ def check_claims(names):
     assert bandit_return(names["snail_without_mask"]) < 5.8
     assert names["looked_up"] > 0.9  # of the last of the steps: 90
     first, second = names["guess"]["return_by_episode"]
-    assert -34 / 15 - 0.6 < first < -34 / 15 + 0.2
+    assert -10 / 7 - 0.35 < first < -10 / 7 + 0.1
     assert second > -0.2
     wrong_first, wrong_second = names["guess_at_the_end"]["return_by_episode"]
     assert wrong_first < first - 0.5
