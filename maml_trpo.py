@@ -54,8 +54,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-# No distribution, also of other kinds than Categorical, checks its arguments: the checks would make
-# the CPU wait for the GPU in every step.
+# This turns off argument checks for distributions of all kinds, not for Categorical alone: they
+# would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
 
 
@@ -100,7 +100,8 @@ class Args:
     """the size of the policy's two hidden layers"""
     action_scale: float = 1.0
     """the initial standard deviation of continuous actions; the network's output, their mean, is
-    multiplied by it. Bounds of the environment are -1 and 1 here: actions are clipped to them"""
+    multiplied by it. `envs.make` gives bounded actions the bounds -1 and 1, to which
+    they are clipped"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
@@ -713,8 +714,8 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        # Given --env-kwargs twice, tyro keeps only the last of them. (In str(sys.argv) each word
-        # begins with a quote: what is counted are words that begin so, also with --env_kwargs.)
+        # Given --env-kwargs twice, tyro keeps only the last of them. (str(sys.argv) is a list of
+        # words in quotes. The quote before --env-kwargs, or --env_kwargs, says that a word begins.)
         if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others

@@ -4,7 +4,7 @@ A *trial* is some episodes in one unknown task. Besides the observation the agen
 previous action, reward and end of episode. Convolutions over time gather the trial so far, and
 attention looks up single steps of it. To earn the most over whole trials the network has to become
 a learning algorithm, a fast one. PPO, a slow one, trains it over many trials. No feature of a step
-depends on later steps, so a rollout computes them only once. Numbers in brackets are sections of
+depends on later steps, so a rollout computes them only once. Numbers in parentheses are sections of
 Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141.
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]     input: a, r, d are 0 at the start of a trial      (3)
@@ -53,8 +53,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "snail_ppo"
-# No distribution, also of other kinds than Categorical, checks its arguments: the checks would make
-# the CPU wait for the GPU in every step.
+# This turns off argument checks for distributions of all kinds, not for Categorical alone: they
+# would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
 # bfloat16 pays on GPUs, and on processors that have instructions for it, which many of those with
 # AVX-512 have. (Where there is a GPU, HAS_BFLOAT16 is true with --no-cuda, too.)
@@ -97,7 +97,8 @@ class Args:
     """the sizes of the embedding, a dense block's features, and attention's keys and values"""
     action_scale: float = 1.0
     """the initial standard deviation of continuous actions; the network's output, their mean, is
-    multiplied by it. Bounds of the environment are -1 and 1 here: actions are clipped to them"""
+    multiplied by it. `envs.make` gives bounded actions the bounds -1 and 1, to which
+    they are clipped"""
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True
@@ -187,8 +188,8 @@ def average(x):
 class RunningMeanStd(nn.Module):
     """Mean and variance [size] of all rows so far; as buffers they are part of a checkpoint.
 
-    With several processes a batch's moments are averages of those of each. (That leaves out how far
-    their means are apart, which is little.)
+    With several processes, a batch's mean and variance are averages over the processes. (The
+    processes' means differ a little. The variance leaves that out.)
     """
 
     def __init__(self, size):
@@ -441,11 +442,11 @@ class Agent(nn.Module):
 def rollout(agent, env, tasks, episodes, seed):
     """A trial of `episodes` episodes in each of N tasks.
 
-    Returns a dict of tensors [T, N, ...], T <= episodes * env.horizon: network inputs `x`, `obs`,
-    `action`, `log_prob`, `value`, `reward`, `regret` (where the environment reports it), `episode`
-    (the number of episodes that are over) and `valid` (false after the trial's end). A trial that
-    ends early plays on, invalid, until the longest one has ended. `action` is what the policy drew,
-    and `log_prob` is that action's. The environment and the next `x` have it clipped.
+    Returns a dict of tensors [T, N, ...], T <= episodes * env.horizon: `x` (the network's input),
+    `obs`, `action`, `log_prob`, `value`, `reward`, `regret` (where the environment reports it),
+    `episode` (the number of episodes that are over) and `valid` (false after the trial's end). A
+    trial that ends early plays on, invalid, until the longest one has ended. `action` is what the
+    policy drew, and `log_prob` is that action's. The environment and the next `x` have it clipped.
     """
     device = agent.value.weight.device
     next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
@@ -476,7 +477,8 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
-    # The names of the last step: where a regret was missing, `envs.make` reports none from then on.
+    # Every step has the names of the last one. (An environment may stop to report a regret. Then
+    # `envs.make` reports none until the end, and the regrets before that are left out.)
     return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
@@ -492,8 +494,9 @@ def advantages_and_returns(data, gamma, gae_lambda):
     """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
 
     What is learned in one episode pays in the next ones (Duan et al. 2016, section 2.2). So an
-    episode's end does not cut the sum of rewards, the trial's end does. `signal` is the reward, or
-    minus the regret, divided by a deviation with --norm-reward.
+    episode's end does not cut the sum of rewards, the trial's end does. `signal`, which `train`
+    adds to the data, takes the place of r_t: the reward, or minus the regret; with --norm-reward
+    divided by the running deviation of returns.
     """
     valid = data["valid"]
     value = data["value"] * valid  # 0 after the trial
@@ -550,7 +553,8 @@ def update(agent, optimizer, data, args, ent_coef):
     for _ in range(args.update_epochs):
         order = torch.randperm(data["x"].shape[1], device=data["x"].device)
         for trials in order.tensor_split(args.num_minibatches):
-            # [T, B, ...]: copies, for autograd refuses tensors that were made in inference mode
+            # [T, B, ...]: copies, as an index that is a tensor makes them. Autograd would refuse
+            # the rollout's own tensors, which were made in inference mode.
             minibatch = {name: tensor[:, trials] for name, tensor in data.items()}
             loss, logs = ppo_loss(agent, minibatch, args, ent_coef)
             optimizer.zero_grad()
@@ -627,7 +631,8 @@ def load(checkpoint, device="cpu"):
 def schedule(args, global_step):
     """What changes with the progress of training.
 
-    Learning rate, entropy coefficient, discount, episodes per trial and number of trials.
+    Learning rate, entropy coefficient, discount, episodes per trial, and the number of trials in a
+    batch, of all processes together.
     """
     progress = global_step / args.total_timesteps  # from 0 to 1
     annealing = 1 - progress if args.anneal_lr else 1.0
@@ -654,7 +659,7 @@ def train(args):
         device = f"cuda:{os.getenv('LOCAL_RANK', 0)}"
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
-    env = envs.make(args.env_id, 1, **args.env_kwargs)  # for its spaces, of one task
+    env = envs.make(args.env_id, 1, **args.env_kwargs)  # one task: for its spaces
     steps = args.episodes_per_trial * env.horizon  # of a trial
     if args.num_envs == Args.num_envs:  # the default: a batch of at most 400,000 steps
         args.num_envs = min(4000, 400_000 // steps)
@@ -673,8 +678,8 @@ def train(args):
         f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".replace(":", "_")
     )
     if args.resume:
-        # To the CPU: Adam's counters have to stay there, for on a GPU each of its steps would wait
-        # for them. load_state_dict moves everything else.
+        # Read to the CPU: Adam's counters have to stay there, for on a GPU each of its steps would
+        # wait for them. load_state_dict moves everything else.
         saved = read_checkpoint(args.resume)
         for name in (
             "env_id",
@@ -779,8 +784,8 @@ def train(args):
             if args.norm_obs and agent.observation_space.shape:
                 agent.obs_stats.update(data["obs"][valid].flatten(1))
             if args.norm_reward:
-                # `returns` estimate sums of divided rewards. Times return_std they are in the unit
-                # of the rewards, and so is the deviation, by which the next ones are divided.
+                # `returns` are sums of rewards that were divided by return_std. Times return_std
+                # they are sums of rewards as the environment pays them, whose deviation is wanted.
                 agent.return_stats.update((returns * return_std)[valid][:, None])
             iteration += 1
             global_step += round(average(valid.sum()).item() * world_size)
@@ -839,6 +844,7 @@ def train(args):
             return_regret=True,
         )
         totals = returns.sum(1)  # of each trial
+        # named by their means, which are taken below
         samples = {"return_mean": totals, "return_by_episode": returns}
         if regrets is not None:
             samples["regret_mean"] = regrets.sum(1)
@@ -874,8 +880,8 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        # Given --env-kwargs twice, tyro keeps only the last of them. (In str(sys.argv) each word
-        # begins with a quote: what is counted are words that begin so, also with --env_kwargs.)
+        # Given --env-kwargs twice, tyro keeps only the last of them. (str(sys.argv) is a list of
+        # words in quotes. The quote before --env-kwargs, or --env_kwargs, says that a word begins.)
         if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
