@@ -8,14 +8,16 @@ adaptation step. TRPO keeps the adapted policies close to what they were.
     J_i(theta) = E_i [A(s, a) pi_theta(a | s) / pi_old(a | s)]                surrogate (for eq. 4)
     theta_i'   = theta + alpha grad J_i(theta)                                adaptation  (sec. 2.2)
     max_theta    mean_i J~_i(theta_i'(theta)), J~_i on new episodes           meta-objective  (2.2)
-    such that    mean_i E KL(pi_theta_i'(theta_0) || pi_theta_i'(theta)) <= delta      trust region
+    such that    mean_i E KL(pi[theta_i'(theta_0)] || pi[theta_i'(theta)]) <= delta    trust region
     F v        = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) v     Fisher-vector product
     step       = 0.8^k sqrt(2 delta / x^T F x) x,  F x = g,  k = 0, 1, ...    line search
 
 pi_old is the policy that chose the actions, A is their advantage, and E_i is the mean over the time
 steps in task i. J~_i is the same on the episodes of the adapted policy, F_i that policy's Fisher
-matrix, E the mean over its states. theta_0 are the parameters before the meta-update, g is the
-gradient of the meta-objective.
+matrix, E the mean over its states. pi[...] is the policy with these parameters; theta_0 are those
+before the meta-update. g is the gradient of the meta-objective.
+
+Shapes: M tasks, K episodes in each of them, N = M K in all, of T steps; B observations of any kind.
 
 Equations and sections are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400;
 section 3.2 and Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
@@ -36,8 +38,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil, isfinite
 from pathlib import Path
 
-# Idle threads of torch wait in a loop, on cores that the environments need. Let them sleep after so
-# many rounds (GNU OpenMP's default is far larger). It is read when torch is imported, below.
+# Idle threads of torch wait in a loop, on cores that the environments need. Let them sleep after
+# 5000 rounds (GNU OpenMP's default is far larger). Torch reads this when it is imported, below.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -190,9 +192,9 @@ class Policy:
         """An environment's observations [N, ...] as the network's input [N, obs]."""
         if isinstance(self.observation_space, Discrete):
             return torch.eye(self.obs_size)[obs]  # one-hot
+        # double: a clock's seconds, 1.7e9 and 1.7e9 + 1, are the same number in float32
         obs = torch.as_tensor(obs).flatten(1).double()
         if self.args.norm_obs:
-            # float64: a clock's seconds, 1.7e9 and 1.7e9 + 1, are the same number in float32
             mean, variance = self.moments
             # what never changes has variance 0
             obs = ((obs - mean) / variance.sqrt().clamp(min=1e-4)).clamp(-10, 10)
@@ -201,8 +203,9 @@ class Policy:
     def update_moments(self, batch, weight):
         """Moves the moments towards those of an iteration's adapted episodes.
 
-        With the weight 1 / iteration they are the average of all iterations' means, and that of all
-        iterations' variances. (The variance of the means themselves is left out.)
+        With the weight 1 / iteration, the mean is the average of all iterations' means, and the
+        variance the average of their variances. (How far the iterations' means are apart is left
+        out.)
         """
         obs = batch["raw_obs"][batch["valid"]].flatten(1).double()  # [B, obs]
         new = average(torch.stack([obs.mean(0), obs.var(0, correction=0)]))
@@ -211,13 +214,13 @@ class Policy:
     def outputs(self, params, obs):
         """From observations [M, B, obs] of M tasks: [logits], or [mean, log standard deviation].
 
-        These are tensors, not a distribution, so that the KL's first argument can be detached. Mean
-        and deviation are in units of action_scale.
+        These are tensors, not a distribution: a KL needs a policy that is held fixed, which is made
+        of detached tensors. Mean and deviation are in units of action_scale.
         """
         h = obs
         for i in range(3):
             if i > 0:
-                h = h.relu_()
+                h = h.relu_()  # in place: no derivative needs what was there
             h = h @ params[f"weight_{i}"] + params[f"bias_{i}"]  # [M, B, out]
         if "log_std" in params:
             return [h, params["log_std"]]
@@ -289,7 +292,7 @@ def discounted_sums(x, discount):
 
 
 def linear_baseline(batch, gamma):
-    """Values [M, K, T]: a least-squares fit of the returns-to-go in each task.
+    """Values [M, K, T]: a least-squares fit of the discounted returns-to-go in each task.
 
     Features are o, o^2, t, t^2, t^3 and 1, with o clipped to [-10, 10] and t in units of 100 steps,
     as in the code of Duan et al. (2016).
@@ -316,8 +319,8 @@ def advantages(batch, gamma, gae_lambda):
     """GAE with the linear baseline, normalised to mean 0, deviation 1 in each task: [M, K, T]."""
     valid = batch["valid"]
     value = linear_baseline(batch, gamma)
-    # Zero after an episode's end, for all features are zero there. A time limit is an end, too: the
-    # baseline knows the time t.
+    # Values are zero after an episode's end, for all features in phi are. A time limit is an end,
+    # too: the baseline knows the time t.
     next_value = pad(value[..., 1:], (0, 1))
     # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
@@ -365,14 +368,13 @@ def adapt(policy, params, batch, args):
 def trial(policy, params, env, tasks, num_steps, seed, args):
     """Episodes in each task before adaptation and after each of `num_steps` adaptation steps.
 
-    Returns a batch for each, with its `advantage`. The step size is that of `args`: it changes on
-    the way, so that policy.args will not do.
+    Returns a batch for each, with its `advantage`. The first step's size is args.inner_lr.
     """
     batches = []
     for i in range(num_steps + 1):
-        # Evaluation takes more steps than training. The first extra one and all later ones are
-        # shorter (section A.2: half as long), for the new args stay. (max: where training takes no
-        # step at all, the first one of the evaluation is a full one.)
+        # Evaluation takes more steps than training. From the first extra one on, steps are shorter
+        # (section A.2: half as long): this happens once, and the new args stay. (max: where
+        # training takes no step at all, the first one of the evaluation is a full one.)
         if i == max(1, args.num_inner_steps) + 1:
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
@@ -385,7 +387,7 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
 
 
 def adapted_outputs(policy, params, batches, args):
-    """Outputs [M, K T, ...] for the last batch's states, after a step on each batch before it."""
+    """`Policy.outputs` for the K T states of the last batch, adapted on each batch before it."""
     for batch in batches[:-1]:
         params = adapt(policy, params, batch, args)
     return policy.outputs(params, batches[-1]["obs"].flatten(1, 2))
@@ -655,8 +657,8 @@ def train(args):
         if rank > 0:
             return
         save_checkpoint()
-        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-        # {task: its rows in tasks} where there are only a few different tasks, all of them seen in
+        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])  # 1: see `evaluate`
+        # {name of a task: its rows in tasks} where there are so few tasks that all were seen in
         # training; else {}.
         rows_by_task = env.group_tasks(tasks)
         env.close()

@@ -32,8 +32,8 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import Literal
 
-# Idle threads of torch wait in a loop, on cores that the environments need. Let them sleep after so
-# many rounds (GNU OpenMP's default is far larger). It is read when torch is imported, below.
+# Idle threads of torch wait in a loop, on cores that the environments need. Let them sleep after
+# 5000 rounds (GNU OpenMP's default is far larger). Torch reads this when it is imported, below.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -298,9 +298,9 @@ class Agent(nn.Module):
         return torch.column_stack([obs, prev_action, prev_reward, prev_done]).float()
 
     def convolve(self, x):
-        """x [T, N, input], in which features of an image take the place of its pixels.
+        """x [T, N, input] to [T, N, 256 + action + 2]: an image's pixels become its features.
 
-        Pixels are not divided by 255. --norm-obs normalizes each of them.
+        What is no image stays as it is. Pixels are not divided by 255: --norm-obs normalizes each.
         """
         if not self.sees_images:
             return x
@@ -391,8 +391,8 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
-    # Every step has the names of the last one. (An environment may stop to report a regret. Then
-    # `envs.make` reports none until the end, and the regrets before that are left out.)
+    # Every step has the names of the last one. (An environment may report regrets at first and none
+    # later on. From then on `envs.make` passes none on, and here those before are left out.)
     return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
@@ -735,8 +735,8 @@ def train(args):
         if rank > 0:
             return
         save_checkpoint()
-        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-        # {task: its rows in tasks} where there are only a few different tasks, all of them seen in
+        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])  # 1: see `evaluate`
+        # {name of a task: its rows in tasks} where there are so few tasks that all were seen in
         # training; else {}.
         rows_by_task = env.group_tasks(tasks)
         env.close()

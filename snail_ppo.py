@@ -3,16 +3,16 @@
 A *trial* is some episodes in one unknown task. Besides the observation the agent sees its own
 previous action, reward and end of episode. Convolutions over time gather the trial so far, and
 attention looks up single steps of it. To earn the most over whole trials the network has to become
-a learning algorithm, a fast one. PPO, a slow one, trains it over many trials. No feature of a step
-depends on later steps, so a rollout computes them only once. Numbers in parentheses are sections of
-Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141.
+a learning algorithm, a fast one. PPO, a slow one, trains it over many trials. A step's features do
+not depend on later steps: a rollout computes them once, and keeps them. Numbers in parentheses are
+sections of Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141.
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]     input: a, r, d are 0 at the start of a trial      (3)
     h_t = [embed(x_t), f^1_t, f^2_t, ...]      features: each dense block appends its own      (3.1)
     f_t = tanh(g_t) sigmoid(g'_t)              dense block with a dilation R = 1, 2, 4, ...    (3.1)
-          [g_t, g'_t] = W h_t + b + W' h_{t-R}    h: of the embedding and all blocks before
-    m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u          causal attention, with        (3.1)
-          q, k, v linear in h
+          [g_t, g'_t] = W h_t + b + W' h_{t-R}    from the part of h that the block finds
+    m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u          causal attention              (3.1)
+          q_t, k_t, v_t linear in h_t: query, key, value
     a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)   policy and value                               (3)
     A_t = delta_t + gamma lambda A_{t+1}       advantage: GAE, over the whole trial            (5.2)
           delta_t = r_t + gamma V_{t+1} - V_t
@@ -35,8 +35,8 @@ from dataclasses import dataclass, field
 from math import ceil, isfinite
 from pathlib import Path
 
-# Idle threads of torch wait in a loop, on cores that the environments need. Let them sleep after so
-# many rounds (GNU OpenMP's default is far larger). It is read when torch is imported, below.
+# Idle threads of torch wait in a loop, on cores that the environments need. Let them sleep after
+# 5000 rounds (GNU OpenMP's default is far larger). Torch reads this when it is imported, below.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import numpy as np
@@ -228,14 +228,14 @@ class DenseBlock(nn.Module):
         super().__init__()
         self.now = nn.Linear(size, 2 * filters)  # W and b
         self.before = nn.Linear(size, 2 * filters, bias=False)  # W'
-        self.dilation = dilation  # R; the agent picks `past` by it
+        self.dilation = dilation  # R; not used here: the agent picks `past` by it
 
     def forward(self, h, past):
-        """Features h_t [T, N, D] of T steps to [T, N, D + filters].
+        """Features h [T, N, D] of T steps to [T, N, D + filters].
 
-        `past` [T', N, D] holds h_{t-R} for the last T' steps t. The first T - T' steps have no such
-        h: it would lie before the trial. (Of a whole trial that is true of the first R steps. For a
-        single step T' is 1, or 0 where t < R.)
+        `past` [T', N, D] has the features R steps before each of the last T' steps. For the first
+        T - T' steps there are none: they would lie before the trial. (In a whole trial those are
+        the first R steps. For a single step T' is 1, or 0 where t < R.)
         """
         gates = self.now(h)  # [g_t, g'_t]
         # only the last T' steps; not [-T':], which would be all of them where T' is 0
@@ -266,7 +266,11 @@ class CausalAttention(nn.Module):
         return torch.cat([h, m[:, 0].transpose(0, 1)], dim=2)
 
     def step(self, h, qkv, t):
-        """Step t: h [N, C] to [N, C + V]; writes its q, k, v into qkv [N, 1, steps, K + K + V]."""
+        """Step t: h [N, C] to [N, C + V].
+
+        qkv [N, 1, steps, K + K + V] has room for a whole trial. Steps 0 to t - 1 are there, step t
+        is written. (No later step needs its query, which comes with key and value.)
+        """
         qkv[:, 0, t] = self.linear(h)
         q, k, v = qkv[:, :, : t + 1].tensor_split(self.ends, dim=3)
         # Only the last query is used. There is no later step yet, so it needs no mask.
@@ -314,7 +318,7 @@ class Agent(nn.Module):
         self.embedding = nn.Linear(input_size, size)
         # n dense blocks see 1 + (1 + 2 + 4 + ...) = 2^n steps. A TC block's dilations double until
         # that is a whole trial.
-        self.steps = args.episodes_per_trial * env.horizon
+        self.steps = args.episodes_per_trial * env.horizon  # at most
         self.blocks = nn.ModuleList()
         for _ in range(args.tc_blocks):
             dilation = 1
@@ -366,9 +370,9 @@ class Agent(nn.Module):
         return torch.column_stack([obs, prev_action, prev_reward, prev_done]).float()
 
     def convolve(self, x):
-        """x [T, N, input], in which features of an image take the place of its pixels.
+        """x [T, N, input] to [T, N, 256 + action + 2]: an image's pixels become its features.
 
-        Pixels are not divided by 255. --norm-obs normalizes each of them.
+        What is no image stays as it is. Pixels are not divided by 255: --norm-obs normalizes each.
         """
         if not self.sees_images:
             return x
@@ -477,8 +481,8 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
-    # Every step has the names of the last one. (An environment may stop to report a regret. Then
-    # `envs.make` reports none until the end, and the regrets before that are left out.)
+    # Every step has the names of the last one. (An environment may report regrets at first and none
+    # later on. From then on `envs.make` passes none on, and here those before are left out.)
     return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
@@ -822,8 +826,8 @@ def train(args):
         if rank > 0:
             return
         save_checkpoint()
-        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
-        # {task: its rows in tasks} where there are only a few different tasks, all of them seen in
+        tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])  # 1: see `evaluate`
+        # {name of a task: its rows in tasks} where there are so few tasks that all were seen in
         # training; else {}.
         rows_by_task = env.group_tasks(tasks)
         env.close()
