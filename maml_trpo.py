@@ -543,9 +543,9 @@ def train(args):
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
-    # Fail now, and not after an hour, where memory (not a GPU's) is far too small: a batch takes
-    # about as much as this array. Without room for it there is a MemoryError, see the end of this
-    # file. (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
+    # Fail at once where memory (not a GPU's) is far too small for a batch, which takes as much as
+    # this array, about. Without room for that there is a MemoryError, see the end of this file.
+    # (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
     np.empty((env.num_envs, env.horizon, policy.obs_size + args.hidden_size))
     params = policy.initial_params(device)
     iteration = 0
@@ -639,7 +639,7 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:  # only now, for its folder is there
+            if not writer:  # only now: it, too, would make the folder
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]

@@ -53,8 +53,8 @@ ALGORITHM = "rl2_ppo"
 # This turns off argument checks for distributions of all kinds, not for Categorical alone: they
 # would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
-# bfloat16 pays on GPUs, and on processors that have instructions for it, which many of those with
-# AVX-512 have. (Where there is a GPU, HAS_BFLOAT16 is true with --no-cuda, too.)
+# bfloat16 pays on GPUs, and on processors that have instructions for it. Many of those with AVX-512
+# do, and that is what is asked here. (With a GPU, HAS_BFLOAT16 is true even if --no-cuda is said.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -98,7 +98,7 @@ class Args:
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True
-    """Toggle learning rate annealing, linearly to zero, and the entropy coefficient with it"""
+    """Toggle annealing: learning rate and entropy coefficient fall linearly to zero"""
     gamma: float = 0.99
     """the discount factor gamma, within the trial"""
     gae_lambda: float = 0.5
@@ -183,8 +183,8 @@ def average(x):
 class RunningMeanStd(nn.Module):
     """Mean and variance [size] of all rows so far; as buffers they are part of a checkpoint.
 
-    With several processes, a batch's mean and variance are averages over the processes. (The
-    processes' means differ a little. The variance leaves that out.)
+    With several processes, a batch's mean and variance are averages over the processes. (That the
+    processes' means differ a little is not added to the variance.)
     """
 
     def __init__(self, size):
@@ -391,8 +391,8 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
-    # Every step has the names of the last one. (An environment may report regrets at first and none
-    # later on. From then on `envs.make` passes none on, and here those before are left out.)
+    # Only what every step has, that is what the last one has: an environment may report regrets at
+    # first and none later on. From then on `envs.make` passes none on.
     return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
@@ -550,7 +550,7 @@ def schedule(args, global_step):
     """
     progress = global_step / args.total_timesteps  # from 0 to 1
     annealing = 1 - progress if args.anneal_lr else 1.0
-    ramp = min(1.0, progress / args.ramp_fraction)
+    ramp = min(1.0, progress / args.ramp_fraction)  # from 0 to 1, which it then keeps
     gamma = args.gamma
     if args.gamma_start is not None:
         # geometric in 1 / (1 - gamma), the number of steps that the agent looks ahead
@@ -580,9 +580,9 @@ def train(args):
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError("num_envs must be at least num_minibatches times processes.")
     agent = Agent(env, args).to(device)
-    # Fail now, and not after an hour, where memory (not a GPU's) is far too small: a batch takes
-    # about as much as this array. Without room for it there is a MemoryError, see the end of this
-    # file. (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
+    # Fail at once where memory (not a GPU's) is far too small for a batch, which takes as much as
+    # this array, about. Without room for that there is a MemoryError, see the end of this file.
+    # (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
     np.empty((args.num_envs, steps, agent.obs_size + agent.policy.in_features))
     optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)  # each iteration sets its rate
     iteration = 0
@@ -710,7 +710,7 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:  # only now, for its folder is there
+            if not writer:  # only now: it, too, would make the folder
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
