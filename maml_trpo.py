@@ -56,7 +56,7 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-# This turns off argument checks for distributions of all kinds, not for Categorical alone: they
+# This turns off the checks of arguments in distributions of all kinds, not Categorical alone. They
 # would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
 
@@ -102,8 +102,8 @@ class Args:
     """the size of the policy's two hidden layers"""
     action_scale: float = 1.0
     """the initial standard deviation of continuous actions; the network's output, their mean, is
-    multiplied by it. `envs.make` gives bounded actions the bounds -1 and 1, to which
-    they are clipped"""
+    multiplied by it. `envs.make` gives bounded actions the bounds -1 and 1, to which they are
+    clipped"""
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9

@@ -50,7 +50,7 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "rl2_ppo"
-# This turns off argument checks for distributions of all kinds, not for Categorical alone: they
+# This turns off the checks of arguments in distributions of all kinds, not Categorical alone. They
 # would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
 # bfloat16 pays on GPUs, and on processors that have instructions for it. Many of those with AVX-512
@@ -93,8 +93,8 @@ class Args:
     """the size of the recurrent memory"""
     action_scale: float = 1.0
     """the initial standard deviation of continuous actions; the network's output, their mean, is
-    multiplied by it. `envs.make` gives bounded actions the bounds -1 and 1, to which
-    they are clipped"""
+    multiplied by it. `envs.make` gives bounded actions the bounds -1 and 1, to which they are
+    clipped"""
     learning_rate: float = 5e-3
     """the learning rate of the optimizer"""
     anneal_lr: bool = True

@@ -451,13 +451,15 @@ def first_action(is_free, pose, is_target):
         if is_target[row, column]:
             return first
         down, right = HEADINGS[heading]
-        nexts = {0: (row, column, (heading - 1) % 4), 2: (row, column, (heading + 1) % 4)}
+        next_poses = {}  # by the action: 1, forward, comes before the turns
         if is_free[row + down, column + right]:
-            nexts[1] = (row + 2 * down, column + 2 * right, heading)
-        for action in sorted(nexts, key=lambda action: action != 1):  # forward before turns
-            if nexts[action] not in reached:
-                reached.add(nexts[action])
-                queue.append((nexts[action], action if first is None else first))
+            next_poses[1] = (row + 2 * down, column + 2 * right, heading)
+        next_poses[0] = (row, column, (heading - 1) % 4)
+        next_poses[2] = (row, column, (heading + 1) % 4)
+        for action, next_pose in next_poses.items():
+            if next_pose not in reached:
+                reached.add(next_pose)
+                queue.append((next_pose, action if first is None else first))
     raise ValueError("No target can be reached.")
 
 

@@ -1098,6 +1098,12 @@ def test_mazes_in_the_results_are_those_that_are_computed():
     shortest = baselines.shortest_paths(envs.make("VisualMaze-v0").sample_tasks(1000, [1, 0]))
     entry = published["5 × 5 rooms, 250 steps"]["planner that knows the maze"]
     assert entry["steps_mean"] == shortest.mean()
+    # The explorer takes long: a part of the same mazes.
+    tasks = envs.make("VisualMaze-v0").sample_tasks(1000, [1, 0])[:100]
+    episodes = np.array([baselines.explorer_steps(task, 50)[0] for task in tasks])  # [100, 2]
+    entry = published["5 × 5 rooms, 50 steps"][baselines.EXPLORER]
+    for steps, summary in zip(episodes.T, (entry, entry["second"]), strict=True):
+        assert abs(steps.mean() - summary["steps_mean"]) < 3 * steps.std() / 10
     planner = baselines.maze_baseline("planner that knows the maze", 2, 30, num_mazes=50)
     random = baselines.maze_baseline("random", 2, 30, num_mazes=50)
     assert planner["success"] == 1
