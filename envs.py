@@ -31,6 +31,8 @@ from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space
 from numpy.lib.recfunctions import structured_to_unstructured
 
+REAL_NUMBER = Box(-np.inf, np.inf, ())  # the space of a reward
+
 
 class UsageError(ValueError):
     """A mistake in what the user asked for, in one sentence: what is wrong, what is allowed."""
@@ -142,13 +144,12 @@ class TaskVectorEnv(VectorEnv):
         tasks = np.array(tasks)
         example = self._draw(1, np.random.default_rng(0))
         shape = (self.num_envs, *example.shape[1:])
-        if tasks.shape != shape or not np.can_cast(tasks.dtype, example.dtype):
+        is_like_example = tasks.shape == shape and np.can_cast(tasks.dtype, example.dtype)
+        if not is_like_example or not np.isfinite(flatten_tasks(tasks)).all():
             raise UsageError(
-                f"tasks must have shape {shape} and type {example.dtype}, "
+                f"tasks must be finite, have shape {shape} and type {example.dtype}, "
                 f"got {tasks.shape} and {tasks.dtype}."
             )
-        if not np.isfinite(flatten_tasks(tasks)).all():
-            raise UsageError("tasks must be finite.")
         self._set_tasks(tasks)
         self.tasks = tasks
 
@@ -514,7 +515,7 @@ class Locomotion(TaskVectorEnv):
 
 
 class KeepTask(gym.Wrapper):
-    """Hands a single environment its task at every reset; with `levels` the task is the seed.
+    """Hands a single environment its task at every reset.
 
     What the environment returns becomes plain numbers: sync and async treat those alike.
     """
@@ -522,7 +523,6 @@ class KeepTask(gym.Wrapper):
     # BatchedTasks sets them by set_attr, which needs them to be there.
     task = None
     index = None
-    levels = False
     has_process = False
 
     def reset(self, *, seed=None, options=None):
@@ -535,8 +535,6 @@ class KeepTask(gym.Wrapper):
             seed_generators(seed)
             if "torch" in sys.modules:
                 sys.modules["torch"].manual_seed(seed)
-        if self.levels:
-            seed = int(self.task)
         with self._naming_the_task():
             # A copy: the environment may change it.
             obs, _ = self.env.reset(seed=seed, options={"task": deepcopy(self.task)})
@@ -547,7 +545,7 @@ class KeepTask(gym.Wrapper):
             obs, *results, info = self.env.step(action)
             # reward, terminated, truncated
             results = [np.asarray(result, dtype=float).item() for result in results]
-        regret = info.get("regret")
+            regret = info.get("regret")
         info = {"regret": float(regret)} if isinstance(regret, Real) else {}
         return obs, *results, info
 
@@ -608,7 +606,6 @@ class BatchedTasks(TaskVectorEnv):
             **kwargs,
         )
         self.close_extras = self._envs.close  # close() calls it
-        self._envs.set_attr("levels", levels)
         self._envs.set_attr("index", list(range(num_envs)))
         self._envs.set_attr("has_process", vectorization_mode == "async")
 
@@ -626,6 +623,8 @@ class BatchedTasks(TaskVectorEnv):
 
     def _start(self, mask):
         seed = int(self.np_random.integers(2**31))  # sub-environment i gets seed + i
+        if self.levels:
+            seed = list(map(int, self.tasks))  # one for each
         self._state, _ = self._envs.reset(seed=seed, options={"reset_mask": mask})
 
     def _advance(self, actions):
@@ -655,7 +654,7 @@ class PolicyEnv(VectorWrapper):
         super().__init__(env)
         space = env.single_action_space
         if isinstance(space, Box):
-            bounded = np.isfinite(space.low) & np.isfinite(space.high)  # [axes]
+            bounded = space.bounded_below & space.bounded_above  # [axes]
             # The environment's action is centre + half_range * a; without two bounds it is a. All
             # in float64: bounds near the largest number of float32 would overflow.
             self._half_range = np.where(bounded, space.high / 2 - space.low / 2, np.float64(1))
@@ -690,24 +689,19 @@ class PolicyEnv(VectorWrapper):
         self._steps = 0  # taken in the current episode, later [N]
         self._has_regret = True
         obs, info = self.env.reset(seed=seed, options=options)
-        self._check("observation", obs, self.observation_space.shape)
+        self._check("observation", obs, self.single_observation_space)
         return obs, info
 
     def step(self, actions):
         actions = np.asarray(actions)
-        self._check("action", actions, self.action_space.shape)
+        self._check("action", actions, self.single_action_space)
         space = self.env.single_action_space
         if isinstance(space, Box):
             actions = self._centre + self._half_range * actions
             actions = actions.clip(space.low, space.high).astype(space.dtype)
-        elif actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= space.n:
-            raise UsageError(
-                f"actions must be whole numbers in 0 .. {space.n - 1}, "
-                f"got {actions.dtype} from {actions.min()} to {actions.max()}."
-            )
         obs, reward, terminated, truncated, info = self.env.step(actions)
-        self._check("observation", obs, self.observation_space.shape)
-        self._check("reward", reward, (self.num_envs,))
+        self._check("observation", obs, self.single_observation_space)
+        self._check("reward", reward, REAL_NUMBER)
         terminated = as_flags(terminated, self.num_envs)
         truncated = as_flags(truncated, self.num_envs)
         self._steps = np.where(terminated | truncated, 0, self._steps + 1)
@@ -736,18 +730,24 @@ class PolicyEnv(VectorWrapper):
                 rows.setdefault(str(task), []).append(i)
         return rows
 
-    def _check(self, name, array, shape):
+    def _check(self, name, array, space):
+        """Raises UsageError unless `array` [N, ...] holds N members of `space`."""
         array = np.asarray(array)
+        shape = (self.num_envs, *space.shape)
         if array.shape != shape:
             raise UsageError(f"{name}s must have shape {shape}, got {array.shape}.")
-        finite = np.isfinite(array.astype(np.float32))  # policies compute in it
-        if finite.all():
+        is_valid = np.isfinite(array.astype(np.float32))  # policies compute in it
+        wanted = "finite"
+        if isinstance(space, Discrete):
+            is_valid = (array >= 0) & (array < space.n) & (array.dtype.kind in "iu")
+            wanted = f"an integer from 0 to {space.n - 1}"
+        if is_valid.all():
             return
-        i = np.argwhere(~finite)[0][0]  # the first sub-environment
+        i = np.argwhere(~is_valid)[0][0]  # the first sub-environment
         tasks = getattr(self.env, "tasks", ["unknown"] * len(array))
         raise UsageError(
             f"{name} of sub-environment {i}, whose task is {' '.join(str(tasks[i]).split()):.80}, "
-            f"is {array[~finite][0]}: not finite."
+            f"is {array[~is_valid][0]}: not {wanted}."
         )
 
 
@@ -800,8 +800,7 @@ def check_spaces(env, observation_space, action_space):
         if not is_box and not (isinstance(space, Discrete) and space.start == 0):
             raise UsageError(
                 f"{env} has {space}: use Discrete, numbered from 0, or Box, of at most 64 bits. "
-                "(For a Dict there is gymnasium's wrapper FlattenObservation, in MiniGrid also "
-                "ImgObsWrapper.)"
+                "(Observations: see gymnasium's FlattenObservation, MiniGrid's ImgObsWrapper.)"
             )
     if isinstance(action_space, Box):
         if len(action_space.shape) > 1 or action_space.dtype.kind != "f":

@@ -45,9 +45,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn as nn
 import tyro
 from gymnasium.spaces import Box, Discrete, flatdim
+from torch import nn
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from torch.nn.functional import pad
 from torch.utils.tensorboard import SummaryWriter
@@ -141,10 +141,11 @@ def check_arguments(args):
         "fisher_fraction",
         "eval_episodes",
     ):
-        if getattr(args, name) <= 0:
+        if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
-    if max(args.gamma, args.gae_lambda, args.fisher_fraction) > 1:
-        raise UsageError("gamma, gae_lambda and fisher_fraction must not exceed 1.")
+    for name in ("gamma", "gae_lambda", "fisher_fraction"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise UsageError(f"{name} must not exceed 1 or be below 0.")
     if args.eval_trials < 2 or min(args.seed, args.eval_seed, args.num_inner_steps) < 0:
         raise UsageError("eval_trials must be at least 2, seeds and num_inner_steps at least 0.")
     if "num_envs" in args.env_kwargs:

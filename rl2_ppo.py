@@ -39,9 +39,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn as nn
 import tyro
 from gymnasium.spaces import Discrete, flatdim
+from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 from torch.nn.functional import one_hot, pad
 from torch.utils.tensorboard import SummaryWriter
@@ -155,9 +155,10 @@ def check_arguments(args):
         "hidden_size",
         "action_scale",
         "learning_rate",
+        "max_grad_norm",
         "ramp_fraction",
     ):
-        if getattr(args, name) <= 0:
+        if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     if (
         max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1

@@ -42,9 +42,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn as nn
 import tyro
 from gymnasium.spaces import Discrete, flatdim
+from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 from torch.utils.tensorboard import SummaryWriter
@@ -160,9 +160,10 @@ def check_arguments(args):
         "action_scale",
         "sizes",
         "learning_rate",
+        "max_grad_norm",
         "ramp_fraction",
     ):
-        if np.min(getattr(args, name)) <= 0:  # the least, where an argument is several numbers
+        if not np.min(getattr(args, name)) > 0:  # the least, where an argument is several numbers
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     if (
         max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1

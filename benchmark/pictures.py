@@ -338,9 +338,16 @@ def rendered(checkpoint, folder, num_tasks=3):
 
     # pygame needs no display; with "dummy" some environments do not draw.
     os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
-    _, tasks, parts = trials(
-        checkpoint, num_tasks, 1, look, vectorization_mode="sync", render_mode="rgb_array"
-    )
+    kwargs = {"vectorization_mode": "sync", "render_mode": "rgb_array"}
+    args = script_of(checkpoint).read_checkpoint(checkpoint)["args"]
+    try:
+        envs.make(args["env_id"], 1, **args["env_kwargs"] | kwargs).close()
+    except Exception as error:  # `draw` has made it without render_mode: that is what is wrong
+        raise envs.UsageError(
+            f"No picture: {args['env_id']} cannot be made with render_mode rgb_array "
+            f"({type(error).__name__}). It has to take that argument."
+        ) from error
+    _, tasks, parts = trials(checkpoint, num_tasks, 1, look, **kwargs)
     return film(folder / "video.gif", chosen_films(parts, num_tasks), tasks, fps=5)
 
 

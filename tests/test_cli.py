@@ -324,6 +324,7 @@ ALL = [
     ("--env-kwargs observe_task false", "observe_task must be True or False, got 'false'"),
     ("--env-id TabularMDP-v0 --env-kwargs horizon 0", "horizon must be a positive whole number"),
     ("--gamma 1.1", "must not exceed 1"),
+    ("--action-scale nan", "action_scale must be above 0, got nan"),
     ("--seed -1", "at least 0"),
     ("--eval-trials 1", "eval_trials must be at least 2"),
     ("--track", "wandb"),
@@ -342,13 +343,19 @@ MAML = [
     ("--resume good.pt --hidden-size 9", "hidden_size must stay 8"),
     ("--meta-batch-size 0", "meta_batch_size must be at least 1"),
     ("--num-inner-steps -1", "num_inner_steps at least 0"),
+    ("--resume older.pt --norm-obs", "norm_obs must stay False"),
+    ("--gamma nan", "gamma must not exceed 1 or be below 0"),
+    ("--gae-lambda -0.1", "gae_lambda must not exceed 1 or be below 0"),
     ("--inner-lr 0", "inner_lr must be above 0, got 0.0"),
+    ("--fisher-fraction nan", "fisher_fraction must be above 0, got nan"),
     ("--inner-lr 1e38 --env-id TabularMDP-v0 --eval-trials 2", "The policy is not finite"),
 ]
 PPO = [
     ("--num-envs 0", "num_envs must be above 0, got 0"),
     ("--episodes-per-trial 0", "episodes_per_trial must be above 0"),
-    ("--learning-rate nan --num-envs 16", "Not finite"),
+    ("--learning-rate nan", "learning_rate must be above 0, got nan"),
+    ("--max-grad-norm 0", "max_grad_norm must be above 0, got 0.0"),
+    ("--vf-coef nan --num-envs 16", "Not finite"),
     ("--num-minibatches 99999", "num_envs must be at least num_minibatches"),
     ("--env-id Navigation2D-v0 --env-kwargs horizon 2 --learn-from-regret", "reports no regret"),
     ("--resume good.pt --norm-obs", "norm_obs must stay False"),
@@ -395,6 +402,8 @@ def checkpoints(tmp_path_factory):
         alone = {name: saved[name] for name in ("algorithm", "args", "agent")}
         torch.save(alone, folder / "agent.pt")
         torch.save({"algorithm": script, "agent": Evil()}, folder / "evil.pt")
+        del saved["args"]["norm_obs"]  # as before there was such an argument
+        torch.save(saved, folder / "older.pt")
     return root
 
 

@@ -968,9 +968,9 @@ def test_bad_tasks_are_refused(env_id, tasks):
     "env_id, actions, words",
     [
         ("Bandit-v0", [0, 0, 0], r"actions must have shape \(2,\), got \(3,\)"),
-        ("Bandit-v0", [0, 5], "0 .. 4, got int64 from 0 to 5"),
-        ("Bandit-v0", [-1, 0], "0 .. 4, got int64 from -1 to 0"),
-        ("Bandit-v0", [0.0, 1.0], "whole numbers"),
+        ("Bandit-v0", [0, 5], "sub-environment 1, .*, is 5: not an integer from 0 to 4"),
+        ("Bandit-v0", [-1, 0], "sub-environment 0, .*, is -1: not an integer from 0 to 4"),
+        ("Bandit-v0", [0.0, 1.0], "sub-environment 0, .*, is 0.0: not an integer from 0 to 4"),
         ("Navigation2D-v0", [0.0, 0.0], r"actions must have shape \(2, 2\), got \(2,\)"),
         ("Navigation2D-v0", [[0, 0], [0, np.nan]], "sub-environment 1, whose task is .*, is nan"),
     ],
@@ -1261,3 +1261,76 @@ def test_a_wrong_shape_is_one_clear_sentence(name, words, register):
     register(**BATCH)
     with pytest.raises(envs.UsageError, match=words):
         reset_and_step(f"{name}'s shape")
+
+
+class Room(gym.Env):
+    """A single environment of four rooms, which says that it is in room `place`."""
+
+    observation_space = Discrete(4)
+    action_space = Discrete(2)
+
+    def __init__(self, place):
+        self.place = place
+
+    def sample_task(self, rng):
+        return 7
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action):
+        return self.place, 0.0, False, False, {}
+
+
+class Rooms(envs.TaskVectorEnv):
+    """The same as a vector environment: the second sub-environment is in room `place`."""
+
+    def __init__(self, num_envs, place):
+        super().__init__(num_envs, 9, Discrete(4), Discrete(2))
+        self.place = place
+        self._obs = np.zeros(num_envs, int)
+
+    def _draw(self, num_tasks, rng):
+        return np.full(num_tasks, 7)
+
+    def _observe(self):
+        return self._obs
+
+    def _advance(self, actions):
+        self._obs = np.array([0, self.place, 3])
+        return np.zeros(self.num_envs), False, {}
+
+
+ROOMS = {
+    "single": {"entry_point": Room, "max_episode_steps": 9},
+    "batch": {"vector_entry_point": Rooms},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN")  # gymnasium notices the number, too
+@pytest.mark.parametrize(
+    "kind, place, index, said",
+    [
+        ("single", -1, 0, "-1"),
+        ("single", 4, 0, "4"),
+        ("batch", -1, 1, "-1"),
+        ("batch", 4, 1, "4"),
+        ("batch", 1.5, 0, "0.0"),  # one fraction makes the array one of floats
+    ],
+)
+def test_a_state_that_there_is_not_is_one_clear_sentence(kind, place, index, said, register):
+    register(**ROOMS[kind])
+    env = envs.make("Own-v0", 3, place=place)
+    env.reset(seed=0)
+    words = f"^observation of sub-environment {index}, whose task is 7, is {said}: not an integer"
+    with pytest.raises(envs.UsageError, match=f"{words} from 0 to 3.$"):
+        env.step(np.zeros(3, dtype=int))
+
+
+def test_the_first_and_the_last_state_are_fine(register):
+    register(vector_entry_point=Rooms)
+    env = envs.make("Own-v0", 3, place=0)
+    env.reset(seed=0)
+    obs, *_ = env.step(np.zeros(3, dtype=int))
+    assert obs.tolist() == [0, 0, 3]

@@ -165,6 +165,30 @@ def test_an_environment_that_does_not_draw_is_one_sentence(painter, tmp_path):
         pictures.draw(path)
 
 
+class NoRenderMode(Painter):
+    def __init__(self):
+        super().__init__()
+
+
+class NoConstructorArguments(gym.Env):
+    observation_space = Box(-1, 1, (2,))
+    action_space = Discrete(2)
+    sample_task = Painter.sample_task
+    reset = Painter.reset
+    step = Painter.step
+
+
+@pytest.mark.parametrize("kind", [NoRenderMode, NoConstructorArguments])
+def test_an_environment_that_takes_no_render_mode_is_one_sentence(kind, tmp_path):
+    gym.register("Painter-v0", kind, max_episode_steps=4, disable_env_checker=True)
+    try:
+        path = checkpoint(tmp_path, rl2_ppo, "Painter-v0")
+        with pytest.raises(envs.UsageError, match="Painter-v0 cannot be made with render_mode"):
+            pictures.draw(path)
+    finally:
+        del gym.registry["Painter-v0"]
+
+
 def test_what_stands_in_a_picture_is_what_the_agent_did(tmp_path, monkeypatch):
     """The steps of each episode, against a loop over the trials.
 
