@@ -624,7 +624,7 @@ def train(args):
             batches = trial(policy, params, env, tasks, args.num_inner_steps, env_seed, args)
             params, logs = update(policy, params, batches, args)
             if not isfinite(sum(logs.values())):
-                raise UsageError(f"Not finite: {logs}. Lower --inner-lr.")
+                raise UsageError(f"Not finite: {logs}. Lower --inner-lr or the rewards.")
             iteration += 1
             steps = sum(batch["valid"].sum() for batch in batches)
             global_step += round(average(steps).item() * world_size)
@@ -707,7 +707,7 @@ def train(args):
             error = error.__context__
         error.add_note(f"Stopped. Iterations done: {iteration}.")
         if checkpoint_path.exists():
-            error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
+            error.add_note(f"To go on: python {Path(__file__).name} --resume {checkpoint_path}")
         raise error
 
 
@@ -733,7 +733,10 @@ if __name__ == "__main__":
         # no traceback, but the notes: where it was, how to go on
         sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
     except MemoryError as error:
-        sys.exit(f"error: {error}: lower --meta-batch-size.")
+        sys.exit(
+            f"error: {error}: lower --meta-batch-size or --eval-trials. "
+            f"{' '.join(getattr(error, '__notes__', []))}"
+        )
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -171,8 +171,7 @@ def check_arguments(args):
         or min(args.seed, args.eval_seed) < 0
     ):
         raise UsageError(
-            "gamma, gae_lambda and gamma_start must not exceed 1, "
-            "eval_trials must be at least 2, seed and eval_seed at least 0."
+            "gamma and lambda must not exceed 1, eval_trials must be at least 2, seeds at least 0."
         )
     if "num_envs" in args.env_kwargs:
         raise UsageError("env_kwargs must not hold num_envs: say --num-envs.")
@@ -783,7 +782,7 @@ def train(args):
             data["returns"] = returns
             logs = update(agent, optimizer, data, args, ent_coef)
             if not isfinite(sum(logs.values())):
-                raise UsageError(f"Not finite: {logs}. Lower --learning-rate.")
+                raise UsageError(f"Not finite: {logs}. Lower --learning-rate or the rewards.")
             # Moments change between iterations only: all steps of a trial are seen alike. (Discrete
             # observations, whose shape is empty, are one-hot in any case.)
             if args.norm_obs and agent.observation_space.shape:
@@ -875,7 +874,7 @@ def train(args):
             error = error.__context__
         error.add_note(f"Stopped. Iterations done: {iteration}.")
         if checkpoint_path.exists():
-            error.add_note(f"To go on: python {ALGORITHM}.py --resume {checkpoint_path}")
+            error.add_note(f"To go on: python {Path(__file__).name} --resume {checkpoint_path}")
         raise error
 
 
@@ -901,7 +900,10 @@ if __name__ == "__main__":
         # no traceback, but the notes: where it was, how to go on
         sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
     except MemoryError as error:
-        sys.exit(f"error: {error}: lower --num-envs.")
+        sys.exit(
+            f"error: {error}: lower --num-envs or --eval-trials. "
+            f"{' '.join(getattr(error, '__notes__', []))}"
+        )
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -750,8 +750,34 @@ def test_a_batch_too_large_for_the_machine_is_a_sentence(
 ):
     message = run_here(script, arguments, monkeypatch)
     assert re.search(r"[0-9.] [TP]iB", message)  # its size
-    assert f"lower {flag}." in message
+    assert f"lower {flag} or --eval-trials." in message
     assert not list(in_folder.iterdir())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_evaluation_too_large_for_the_machine_says_how_to_go_on(script, in_folder, monkeypatch):
+    """Training is over then, and saved."""
+    tiny = f"{TINY[script]} {LENGTH[script]} 1"
+    message = run_here(script, f"{tiny} --eval-trials {10**15}", monkeypatch)
+    (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
+    assert "or --eval-trials." in message
+    assert message.endswith(f"To go on: python {script}.py --resume {checkpoint}")
+    assert run_here(script, f"--resume {checkpoint} --eval-trials 2", monkeypatch) is None
+    assert (checkpoint.parent / "eval.json").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_copy_of_another_name_says_its_own_name(script, in_folder):
+    source = (ROOT / f"{script}.py").read_text()
+    (in_folder / "my_copy.py").write_text(source)
+    (in_folder / "envs.py").write_bytes((ROOT / "envs.py").read_bytes())
+    command = [sys.executable, "my_copy.py", *f"{TINY[script]} {LENGTH[script]} 1".split()]
+    command += ["--eval-trials", str(10**15)]
+    done = subprocess.run(command, cwd=in_folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    words = f"To go on: python my_copy.py --resume {checkpoint.relative_to(in_folder)}"
+    assert done.stderr.strip().endswith(words)
 
 
 # ------------------------------------------------------------------------------- 16. W&B, followed
