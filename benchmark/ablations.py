@@ -237,6 +237,7 @@ RL2_HALFCHEETAH_VEL = shortened(
     "rl2-halfcheetah-vel-oracle", total_timesteps=3_000_000, eval_trials=100
 )
 RL2_LONG = shortened("bandit-5-arms-100-pulls-regret", total_timesteps=12_000_000, eval_trials=8000)
+RL2_TEN_ARMS = shortened("bandit-10-arms-100-pulls", total_timesteps=12_000_000)
 RL2_MDP = shortened("mdp-10-episodes-regret", total_timesteps=12_000_000, eval_trials=4000)
 SNAIL_BANDIT = {"total_timesteps": 1_200_000, "eval_trials": 20_000}
 SNAIL_LONG = shortened("snail-bandit-5-arms-100-pulls", total_timesteps=3_000_000, eval_trials=8000)
@@ -340,6 +341,17 @@ RL2_ABLATIONS = {
             "--no-amp": {"amp": False},
             "without --gamma-start": {"gamma_start": None},
             "without --learn-from-regret": {"learn_from_regret": False},
+        },
+    ),
+    "bandit, 10 arms, 100 pulls, 12 M steps": (
+        RL2_TEN_ARMS,
+        {
+            "base: the published row, shortened": {},
+            "--ent-coef 0.02 (the default)": {"ent_coef": 0.02},
+            "--gae-lambda 0.5 (the default)": {"gae_lambda": 0.5},
+            "--gamma 0.99 (the default)": {"gamma": 0.99},
+            "--learning-rate 5e-3 (the default)": {"learning_rate": 5e-3},
+            "--num-minibatches 16": {"num_minibatches": 16},
         },
     ),
     "MDP, 10 episodes, 12 M steps": (
