@@ -171,7 +171,7 @@ def check_arguments(args):
         or min(args.seed, args.eval_seed) < 0
     ):
         raise UsageError(
-            "gamma and lambda must not exceed 1, eval_trials must be at least 2, seeds at least 0."
+            "gamma, gae_lambda must not exceed 1, eval_trials must be at least 2, seeds at least 0."
         )
     if "num_envs" in args.env_kwargs:
         raise UsageError("env_kwargs must not hold num_envs: say --num-envs.")
