@@ -624,7 +624,7 @@ class BatchedTasks(TaskVectorEnv):
     def _start(self, mask):
         seed = int(self.np_random.integers(2**31))  # sub-environment i gets seed + i
         if self.levels:
-            seed = list(map(int, self.tasks))  # one for each
+            seed = list(map(int, self.tasks))  # the task is the seed
         self._state, _ = self._envs.reset(seed=seed, options={"reset_mask": mask})
 
     def _advance(self, actions):
