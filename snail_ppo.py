@@ -56,7 +56,7 @@ ALGORITHM = "snail_ppo"
 # This turns off the checks of arguments in distributions of all kinds, not Categorical alone. They
 # would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
-# bfloat16 pays on GPUs, and on processors that have instructions for it. Many of those with AVX-512
+# GPUs have bfloat16. It pays on processors that have instructions for it. Many of those with AVX-512
 # do, and that is what is asked here. (With a GPU, HAS_BFLOAT16 is true even if --no-cuda is said.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
