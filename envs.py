@@ -693,8 +693,7 @@ class PolicyEnv(VectorWrapper):
         return obs, info
 
     def step(self, actions):
-        actions = np.asarray(actions)
-        self._check("action", actions, self.single_action_space)
+        actions = self._check("action", actions, self.single_action_space)
         space = self.env.single_action_space
         if isinstance(space, Box):
             actions = self._centre + self._half_range * actions
@@ -731,7 +730,7 @@ class PolicyEnv(VectorWrapper):
         return rows
 
     def _check(self, name, array, space):
-        """Raises UsageError unless `array` [N, ...] holds N members of `space`."""
+        """The array [N, ...]. Raises UsageError unless it holds N members of `space`."""
         array = np.asarray(array)
         shape = (self.num_envs, *space.shape)
         if array.shape != shape:
@@ -742,9 +741,9 @@ class PolicyEnv(VectorWrapper):
             is_valid = (array >= 0) & (array < space.n) & (array.dtype.kind in "iu")
             wanted = f"an integer from 0 to {space.n - 1}"
         if is_valid.all():
-            return
+            return array
         i = np.argwhere(~is_valid)[0][0]  # the first sub-environment
-        tasks = getattr(self.env, "tasks", ["unknown"] * len(array))
+        tasks = getattr(self.env, "tasks", ["unknown"] * self.num_envs)
         raise UsageError(
             f"{name} of sub-environment {i}, whose task is {' '.join(str(tasks[i]).split()):.80}, "
             f"is {array[~is_valid][0]}: not {wanted}."
@@ -785,9 +784,14 @@ def make(env_id, /, num_envs=1, **kwargs):
         raise
     check_spaces(env, env.single_observation_space, env.single_action_space)
     same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
-    if not (same_step and hasattr(env, "sample_tasks") and hasattr(env, "horizon")):
+    if not (
+        same_step
+        and hasattr(env, "sample_tasks")
+        and hasattr(env, "horizon")
+        and env.num_envs == num_envs
+    ):
         raise UsageError(
-            f"{env_id} needs the autoreset mode SAME_STEP, a horizon and a method "
+            f"{env_id} needs autoreset mode SAME_STEP, {num_envs} sub-environments, a horizon and "
             "sample_tasks(num_tasks, rng). Where a seed draws a level: --env-kwargs levels True."
         )
     return PolicyEnv(env)

@@ -146,10 +146,15 @@ def check_arguments(args):
     for name in ("gamma", "gae_lambda", "fisher_fraction"):
         if not 0 <= getattr(args, name) <= 1:
             raise UsageError(f"{name} must not exceed 1 or be below 0.")
-    if args.eval_trials < 2 or min(args.seed, args.eval_seed, args.num_inner_steps) < 0:
-        raise UsageError("eval_trials must be at least 2, seeds and num_inner_steps at least 0.")
-    if "num_envs" in args.env_kwargs:
-        raise UsageError("env_kwargs must not hold num_envs: say --meta-batch-size.")
+    if (
+        args.eval_trials < 2
+        or min(args.seed, args.eval_seed, args.num_inner_steps) < 0
+        or "num_envs" in args.env_kwargs
+    ):
+        raise UsageError(
+            "eval_trials must be at least 2, seeds and num_inner_steps at least 0; env_kwargs must "
+            "not hold num_envs: say --meta-batch-size."
+        )
 
 
 def average(x):
@@ -249,8 +254,8 @@ def rollout(policy, params, env, tasks, seed):
     without discount.
     """
     device = params["bias_0"].device
-    shape = (len(tasks), env.num_envs // len(tasks))  # M, K
-    tasks = np.repeat(tasks, shape[1], axis=0)
+    shape = len(tasks), env.num_envs // len(tasks)  # M, K
+    tasks = np.repeat(tasks, shape[1], 0)
     next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
     valid = torch.ones(env.num_envs).bool()
     steps = []
@@ -572,9 +577,11 @@ def train(args):
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
-        folder = Path(args.resume).parent
-        if not (folder / "eval.json").exists():  # a finished run stays as it is
-            run_dir = folder
+        # The run goes on in its folder. Where it was finished, or the file is a copy with another
+        # name, it goes on in a new one: the old folder's checkpoint.pt stays as it is.
+        source = Path(args.resume)
+        if source.name == "checkpoint.pt" and not source.with_name("eval.json").exists():
+            run_dir = source.parent
     checkpoint_path = run_dir / "checkpoint.pt"
 
     if args.track and rank == 0:
@@ -608,10 +615,13 @@ def train(args):
         try:
             os.makedirs(run_dir, exist_ok=True)
             torch.save(contents, temporary)
+            read_checkpoint(temporary)  # what cannot be read must not replace what can
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
             (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
-        except Exception as error:  # a full disk, a folder that is not ours
-            raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
+        except Exception as error:  # a folder that is not ours; numpy's numbers, Paths in args
+            raise UsageError(
+                f"Cannot write {checkpoint_path}: {error}. Are arguments plain numbers and texts?"
+            ) from None
 
     try:
         while iteration < args.num_iterations:
@@ -730,8 +740,8 @@ if __name__ == "__main__":
             args.env_kwargs = args.env_kwargs or env_kwargs
         train(args)
     except (UsageError, KeyboardInterrupt) as error:
-        # no traceback, but the notes: where it was, how to go on
-        sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
+        # no traceback, but the notes: where it was, how to go on (Ctrl-C has no text)
+        sys.exit(f"error: {str(error) or 'Interrupt.'} {' '.join(getattr(error, '__notes__', []))}")
     except MemoryError as error:
         sys.exit(
             f"error: {error}: lower --meta-batch-size or --eval-trials. "

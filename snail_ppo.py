@@ -56,8 +56,8 @@ ALGORITHM = "snail_ppo"
 # This turns off the checks of arguments in distributions of all kinds, not Categorical alone. They
 # would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
-# GPUs have bfloat16. It pays on processors that have instructions for it. Many of those with AVX-512
-# do, and that is what is asked here. (With a GPU, HAS_BFLOAT16 is true even if --no-cuda is said.)
+# GPUs have bfloat16, and processors that have instructions for it, on which it pays: many of those
+# with AVX-512. (With a GPU, HAS_BFLOAT16 is true even if --no-cuda is said.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -169,12 +169,12 @@ def check_arguments(args):
         max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1
         or args.eval_trials < 2
         or min(args.seed, args.eval_seed) < 0
+        or "num_envs" in args.env_kwargs
     ):
         raise UsageError(
-            "gamma, gae_lambda must not exceed 1, eval_trials must be at least 2, seeds at least 0."
+            "gamma, gae_lambda must not exceed 1, eval_trials must be at least 2, seeds at least "
+            "0; env_kwargs must not hold num_envs: say --num-envs."
         )
-    if "num_envs" in args.env_kwargs:
-        raise UsageError("env_kwargs must not hold num_envs: say --num-envs.")
 
 
 def average(x):
@@ -608,10 +608,10 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     return returns, np.concatenate(regrets) if has_regret else None
 
 
-def read_checkpoint(path, device="cpu"):
+def read_checkpoint(path):
     """A checkpoint's contents; UsageError for a file that is missing, damaged or not ours."""
     try:
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         algorithm = saved["algorithm"]
         unknown = saved["args"].keys() - vars(Args())  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
@@ -623,7 +623,7 @@ def read_checkpoint(path, device="cpu"):
 
 def load(checkpoint, device="cpu"):
     """The agent of a checkpoint.pt (or of a published agent.pt: no optimizer), ready to `act`."""
-    saved = read_checkpoint(checkpoint, device)
+    saved = read_checkpoint(checkpoint)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
     agent = Agent(env, args).to(device)
@@ -682,8 +682,8 @@ def train(args):
         f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".replace(":", "_")
     )
     if args.resume:
-        # Read to the CPU: Adam's counters have to stay there, for on a GPU each of its steps would
-        # wait for them. load_state_dict moves everything else.
+        # It is read to the CPU: Adam's counters have to stay there, for on a GPU each of its steps
+        # would wait for them. load_state_dict moves everything else.
         saved = read_checkpoint(args.resume)
         for name in (
             "env_id",
@@ -708,9 +708,11 @@ def train(args):
         iteration = saved["iteration"]
         global_step = saved["global_step"]
         start_time -= saved["wall_seconds"]
-        folder = Path(args.resume).parent
-        if not (folder / "eval.json").exists():  # a finished run stays as it is
-            run_dir = folder
+        # The run goes on in its folder. Where it was finished, or the file is a copy with another
+        # name, it goes on in a new one: the old folder's checkpoint.pt stays as it is.
+        source = Path(args.resume)
+        if source.name == "checkpoint.pt" and not source.with_name("eval.json").exists():
+            run_dir = source.parent
     checkpoint_path = run_dir / "checkpoint.pt"
 
     if args.track and rank == 0:
@@ -745,10 +747,13 @@ def train(args):
         try:
             os.makedirs(run_dir, exist_ok=True)
             torch.save(contents, temporary)
+            read_checkpoint(temporary)  # what cannot be read must not replace what can
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
             (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
-        except Exception as error:  # a full disk, a folder that is not ours
-            raise UsageError(f"Cannot write {checkpoint_path}: {error}.") from None
+        except Exception as error:  # a folder that is not ours; numpy's numbers, Paths in args
+            raise UsageError(
+                f"Cannot write {checkpoint_path}: {error}. Are arguments plain numbers and texts?"
+            ) from None
 
     try:
         while global_step < args.total_timesteps:
@@ -897,8 +902,8 @@ if __name__ == "__main__":
             args.env_kwargs = args.env_kwargs or env_kwargs
         train(args)
     except (UsageError, KeyboardInterrupt) as error:
-        # no traceback, but the notes: where it was, how to go on
-        sys.exit(f"error: {error} {' '.join(getattr(error, '__notes__', []))}")
+        # no traceback, but the notes: where it was, how to go on (Ctrl-C has no text)
+        sys.exit(f"error: {str(error) or 'Interrupt.'} {' '.join(getattr(error, '__notes__', []))}")
     except MemoryError as error:
         sys.exit(
             f"error: {error}: lower --num-envs or --eval-trials. "

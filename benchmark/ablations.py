@@ -495,4 +495,7 @@ def main(only=""):
 
 
 if __name__ == "__main__":
-    main(" ".join(sys.argv[1:]))
+    try:
+        main(" ".join(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on with what is missing.")

@@ -15,11 +15,15 @@ import os
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete, flatdim
-from PIL import Image, ImageDraw
+
+try:
+    import matplotlib.pyplot as plt
+    from PIL import Image, ImageDraw
+except ModuleNotFoundError as error:  # training does not need them
+    sys.exit(f"error: {error}: pip install -r tests/requirements.txt")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import envs  # noqa: E402
@@ -330,7 +334,8 @@ def rendered(checkpoint, folder, num_tasks=3):
         copies = env.num_envs // num_tasks
         try:
             images = [single.render() for single in env.unwrapped._envs.envs[::copies]]
-            return np.stack(images).astype(np.uint8)
+            # of RGBA, as a canvas of matplotlib gives it, the colours
+            return np.stack([Image.fromarray(image).convert("RGB") for image in images])
         except Exception as error:  # of the environment's own, or it gives None
             raise envs.UsageError(
                 f"No picture: the environment does not render to rgb_array ({error!r})."
@@ -445,12 +450,15 @@ def draw(checkpoint, folder=None):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3) or sys.argv[1:] == ["VisualMaze-v0"]:
+    words = sys.argv[1:]
+    if len(words) not in (1, 2) or words == ["VisualMaze-v0"] or words[0].startswith("-"):
         sys.exit("error: python benchmark/pictures.py CHECKPOINT [FOLDER], or VisualMaze-v0 FOLDER")
     try:
-        if sys.argv[1] == "VisualMaze-v0":
-            mazes(Path(sys.argv[2]))
+        if words[0] == "VisualMaze-v0":
+            mazes(Path(words[1]))
         else:
-            draw(*sys.argv[1:])
+            draw(*words)
     except (envs.UsageError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")

@@ -77,18 +77,22 @@ HARDER = HUNDRED | {
 FIVE_HUNDRED = HARDER | {"episodes_per_trial": 500, "num_envs": 400, "gamma": 0.999}
 THOUSAND = FIVE_HUNDRED | {"episodes_per_trial": 1000, "num_envs": 200}
 SNAIL_MANY_ARMS = {"total_timesteps": 20_000_000, "learn_from_regret": True}
-SNAIL_HUNDRED = LONG_TRIALS | FROM_REGRET | {"total_timesteps": 40_000_000}
+SNAIL_HUNDRED = LONG_TRIALS | {
+    "total_timesteps": 40_000_000,
+    "gae_lambda": 0.6,
+    "gamma": 0.998,
+    "gamma_start": 0.9,
+    "ent_coef": 0.1,
+    "ramp_fraction": 0.4,
+    "learn_from_regret": True,
+}
 SNAIL_FIVE_HUNDRED = SNAIL_HUNDRED | {
     "episodes_per_trial": 500,
     "num_envs": 400,
     "num_minibatches": 20,
-    "gamma": 0.998,
-}
-SNAIL_THOUSAND = SNAIL_FIVE_HUNDRED | {
-    "episodes_per_trial": 1000,
-    "num_envs": 200,
     "gamma": 0.999,
 }
+SNAIL_THOUSAND = SNAIL_FIVE_HUNDRED | {"episodes_per_trial": 1000, "num_envs": 200}
 MDP = {
     "env_id": "TabularMDP-v0",
     "num_envs": 1600,

@@ -140,6 +140,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_does(script, in_tmp, monkeypatch):
     (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
     assert process.returncode == 1
     assert "Traceback" not in stderr
+    assert stderr.startswith("error: Interrupt. Stopped. Iterations done: ")
     assert f"python {script}.py --resume {checkpoint.relative_to(in_tmp)}" in stderr
     saved = torch.load(checkpoint, weights_only=True)
     length = saved["iteration"] + 2 if script == "maml_trpo" else saved["global_step"] + 320

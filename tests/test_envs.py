@@ -1108,6 +1108,11 @@ class NextStep(envs.Bandit):
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
 
+class AlwaysSixteen(envs.Bandit):
+    def __init__(self, num_envs):
+        super().__init__(16)
+
+
 class FromOne(envs.Bandit):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -1124,6 +1129,7 @@ class Matrix(envs.Bandit):
     "entry_point, words",
     [
         (NextStep, "SAME_STEP"),
+        (AlwaysSixteen, "needs .* 1 sub-environments"),
         (FromOne, "numbered from 0"),
         (Matrix, "Box .actions: one axis."),
     ],

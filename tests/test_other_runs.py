@@ -519,6 +519,43 @@ def test_an_environment_that_became_another_one_is_a_sentence(
     assert contents(finished) == before
 
 
+def stopped_run(script):
+    """The folder of a short run, as if it had been stopped there."""
+    MODULES[script].train(args_of(script, **length(script, 1)))
+    (folder,) = Path("runs").iterdir()
+    (folder / "eval.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("script", MODULES)
+@pytest.mark.parametrize("name", ["resume", "gae_lambda", "seed"])
+def test_what_cannot_be_read_does_not_replace_a_checkpoint(script, name, in_folder):
+    folder = stopped_run(script)
+    checkpoint = folder / "checkpoint.pt"
+    odd = {"resume": checkpoint, "gae_lambda": np.float64(0.5), "seed": np.int64(1)}
+    settings = {"resume": str(checkpoint)} | {name: odd[name]}
+    before = checkpoint.read_bytes()
+    with pytest.raises(UsageError, match="Are arguments plain numbers and texts?"):
+        MODULES[script].train(args_of(script, **length(script, 2), **settings))
+    assert checkpoint.read_bytes() == before
+    args = args_of(script, **length(script, 2), resume=str(checkpoint))
+    assert MODULES[script].train(args) is not None
+
+
+@pytest.mark.parametrize("script", MODULES)
+def test_a_copy_with_another_name_goes_on_in_a_folder_of_its_own(script, in_folder):
+    folder = stopped_run(script)
+    copy = folder / "earlier.pt"
+    copy.write_bytes((folder / "checkpoint.pt").read_bytes())
+    before = contents(folder)
+    result = MODULES[script].train(args_of(script, **length(script, 3), resume=str(copy)))
+    assert result["resume"] == str(copy)
+    assert contents(folder) == before
+    (other,) = set(Path("runs").iterdir()) - {folder}
+    iterations = [torch.load(path)["iteration"] for path in (copy, other / "checkpoint.pt")]
+    assert iterations[1] == 3 * iterations[0]
+
+
 # ----------------------------------------------------------------------------- 14. the command line
 
 

@@ -101,9 +101,10 @@ class Painter(gym.Env):
     action_space = Discrete(2)
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
 
-    def __init__(self, render_mode=None, blind=False):
+    def __init__(self, render_mode=None, blind=False, alpha=False):
         self.render_mode = render_mode
         self.blind = blind
+        self.alpha = [255] if alpha else []  # a fourth channel
 
     def sample_task(self, rng):
         return rng.integers(256)
@@ -121,7 +122,8 @@ class Painter(gym.Env):
     def render(self):
         if self.blind:
             return None
-        return np.full((60, 80, 3), [self.task, 0, 50 * self.steps], np.uint8)
+        color = [self.task, 0, 50 * self.steps, *self.alpha]
+        return np.full((60, 80, len(color)), color, np.uint8)
 
 
 @pytest.fixture
@@ -148,7 +150,8 @@ def test_a_film_of_an_ordinary_environment(script, labels, painter, tmp_path, mo
         return film(path, rows, tasks, fps)
 
     monkeypatch.setattr(pictures, "film", watched)
-    drawn = Image.open(pictures.draw(checkpoint(tmp_path, script, painter)))
+    path = checkpoint(tmp_path, script, painter, alpha=script is snail_ppo)
+    drawn = Image.open(pictures.draw(path))
     assert drawn.size == (3 * 80, len(labels) * 60)
     assert drawn.n_frames == 4
     tasks = envs.make(painter).sample_tasks(3, [1, 0])
@@ -274,6 +277,7 @@ def test_no_picture_is_one_sentence(tmp_path, capsys):
     "arguments, words",
     [
         ([], "CHECKPOINT"),
+        (["--help"], "CHECKPOINT"),
         (["nowhere.pt"], "nowhere.pt is no readable checkpoint: FileNotFoundError"),
         ([__file__], "test_pictures.py is no readable checkpoint: "),
         (["dqn.pt"], "dqn.pt is of dqn, not of maml_trpo, rl2_ppo, snail_ppo"),
@@ -290,6 +294,13 @@ def test_bad_input_is_one_sentence(arguments, words, tmp_path, monkeypatch):
     assert end.value.code.startswith("error: ")
     assert words in end.value.code
     assert len(end.value.code.splitlines()) == 1
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it was not installed
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    with pytest.raises(SystemExit, match="error: .*pip install -r tests/requirements.txt"):
+        runpy.run_path(pictures.__file__, run_name="__main__")
 
 
 def test_the_command_line_draws_into_a_folder(tmp_path, monkeypatch, capsys):
