@@ -181,7 +181,7 @@ class Policy:
         # and 1, [2, 1]
         self.moments = torch.tensor([[0.0], [1.0]]).double()
 
-    def initial_params(self, device="cpu"):
+    def initial_params(self):
         """Glorot's uniform weights [1, in, out]; biases and log_std, [1, 1, out], are zero."""
         hidden_size = self.args.hidden_size
         sizes = [self.obs_size, hidden_size, hidden_size, self.action_size]
@@ -192,7 +192,7 @@ class Policy:
             params[f"bias_{i}"] = torch.zeros(1, 1, sizes[i + 1])
         if isinstance(self.action_space, Box):
             params["log_std"] = torch.zeros(1, 1, self.action_size)
-        return {name: param.to(device) for name, param in params.items()}
+        return params
 
     def encode(self, obs):
         """An environment's observations [N, ...] as the network's input [N, obs]."""
@@ -255,7 +255,7 @@ def rollout(policy, params, env, tasks, seed):
     """
     device = params["bias_0"].device
     shape = len(tasks), env.num_envs // len(tasks)  # M, K
-    tasks = np.repeat(tasks, shape[1], 0)
+    tasks = np.repeat(tasks, shape[1], axis=0)
     next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
     valid = torch.ones(env.num_envs).bool()
     steps = []
@@ -506,10 +506,10 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     return torch.cat(returns).double().cpu().numpy()
 
 
-def read_checkpoint(path, device="cpu"):
+def read_checkpoint(path):
     """A checkpoint's contents; UsageError for a file that is missing, damaged or not ours."""
     try:
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         algorithm = saved["algorithm"]
         unknown = saved["args"].keys() - vars(Args())  # arguments of another version
     except Exception as error:  # of any kind: what is wrong is the file
@@ -524,14 +524,14 @@ def load(checkpoint, device="cpu"):
 
     That is what `rollout`, `adapt` and `evaluate` take.
     """
-    saved = read_checkpoint(checkpoint, device)
+    saved = read_checkpoint(checkpoint)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
     policy = Policy(env, args)
     env.close()
     params = saved["agent"]
-    policy.moments = params.pop("moments", policy.moments).cpu()  # old checkpoints have none
-    return policy, params, args
+    policy.moments = params.pop("moments", policy.moments)  # old checkpoints have none
+    return policy, {name: param.to(device) for name, param in params.items()}, args
 
 
 def train(args):
@@ -553,7 +553,7 @@ def train(args):
     # this array, about. Without room for that there is a MemoryError, see the end of this file.
     # (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
     np.empty((env.num_envs, env.horizon, policy.obs_size + args.hidden_size))
-    params = policy.initial_params(device)
+    params = policy.initial_params()
     iteration = 0
     global_step = 0
     start_time = time.time()
@@ -561,14 +561,14 @@ def train(args):
         f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".replace(":", "_")
     )
     if args.resume:
-        saved = read_checkpoint(args.resume, device)
+        saved = read_checkpoint(args.resume)
         for name in ("env_id", "env_kwargs", "hidden_size", "action_scale", "norm_obs"):
             before = saved["args"].get(name, False)  # older runs have no norm_obs
             if getattr(args, name) != before:
                 raise UsageError(f"{name} must stay {before}, as {args.resume} has it.")
-        policy.moments = saved["agent"].pop("moments", policy.moments).cpu()
         expected_shapes = [param.shape for param in params.values()]
         params = saved["agent"]
+        policy.moments = params.pop("moments", policy.moments)
         shapes = [param.shape for param in params.values()]
         if "iteration" not in saved or shapes != expected_shapes:
             raise UsageError(
@@ -582,6 +582,7 @@ def train(args):
         source = Path(args.resume)
         if source.name == "checkpoint.pt" and not source.with_name("eval.json").exists():
             run_dir = source.parent
+    params = {name: param.to(device) for name, param in params.items()}
     checkpoint_path = run_dir / "checkpoint.pt"
 
     if args.track and rank == 0:

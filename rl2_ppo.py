@@ -53,8 +53,8 @@ ALGORITHM = "rl2_ppo"
 # This turns off the checks of arguments in distributions of all kinds, not Categorical alone. They
 # would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
-# GPUs have bfloat16, and processors that have instructions for it, on which it pays: many of those
-# with AVX-512. (With a GPU, HAS_BFLOAT16 is true even if --no-cuda is said.)
+# bfloat16 pays on processors that have instructions for it. Many of those with AVX-512 do, and that
+# is what is asked here. GPUs have it. (With a GPU, HAS_BFLOAT16 is true even with --no-cuda.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 

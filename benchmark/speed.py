@@ -274,7 +274,7 @@ def maml(env_id, meta_batch_size, iterations=3, device="cpu", **settings):
     args = maml_trpo.Args(env_id=env_id, meta_batch_size=meta_batch_size, **settings)
     env = envs.make(env_id, meta_batch_size * args.episodes_per_task)
     policy = maml_trpo.Policy(env, args)
-    params = policy.initial_params(device)
+    params = {name: param.to(device) for name, param in policy.initial_params().items()}
     rollouts = []
     advantages = []
     updates = []
