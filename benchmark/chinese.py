@@ -43,6 +43,7 @@ WORDS = {
     "seeds": "个种子",
     "min": "分钟",
     # side by side
+    "| steps |": "| 步数 |",
     "random": "随机",
     "return": "回报",
     "share of the oracle": "占已知任务者的份额",
@@ -75,7 +76,7 @@ WORDS = {
     "the same": "相同",
     "256 trials": "256 次试验",
     "longer trials have more blocks": "试验越长, 块数越多",
-    "can adapt for longer than in training": "能否适应得比训练时更久",
+    "can adapt for longer than in training": "适应的时间能否比训练时更长",
     "with more gradient steps": "能, 多做梯度更新",
     "after 1, 2, 3": "(1, 2, 3 步之后)",
     "longer trials are possible, but hardly improve further (exercise 5)": (
@@ -84,7 +85,7 @@ WORDS = {
     "no: its memory has the length of a trial of training": "不能: 记忆的长度等于训练时的试验长度",
     "what it cannot do": "做不到什么",
     "change its behaviour before some whole episodes are over": "在几个完整的回合结束之前改变行为",
-    "keep a long past exactly": "精确地保留很长的过去",
+    "keep a long past exactly": "精确地记住很长的历史",
     "play trials longer than in training": "进行比训练时更长的试验",
 }
 LONGEST_FIRST = sorted(WORDS, key=len, reverse=True)
