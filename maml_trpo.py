@@ -342,7 +342,8 @@ def surrogate(distribution, batch):
 
     Where pi is pi_old, its gradient is the policy gradient, E[A grad log pi]. E[A log pi] has the
     same gradient there. But its second derivative, which the meta-gradient needs, too, lacks the
-    term E[A grad log pi (grad log pi)^T].
+    term E[A grad log pi (grad log pi)^T]. (The one here is not the return's either: it leaves out
+    that other actions lead to other states.)
     """
     log_prob = distribution.log_prob(batch["action"].flatten(1, 2))  # [M, K T]
     ratio = (log_prob - batch["log_prob"].flatten(1)).exp()

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 import envs
@@ -512,8 +514,22 @@ def test_loss_and_gradient_against_a_loop_and_finite_differences(module, name, n
     loss.backward()
     for parameter in agent.parameters():
         direction = torch.randn_like(parameter)
-        slope = difference(lambda: reference_loss(agent, data, args), parameter, direction)
+        slope = difference(lambda: module.ppo_loss(agent, data, args, 0.1)[0], parameter, direction)
         assert abs(slope - (parameter.grad * direction).sum()) < 1e-6
+    # The same with the loop, which is slow: along a direction of all parameters at once.
+    gradients = [parameter.grad for parameter in agent.parameters()]
+    gradient = torch.nn.utils.parameters_to_vector(gradients)
+    theta = torch.nn.utils.parameters_to_vector(agent.parameters()).detach()
+    direction = torch.randn_like(theta)
+
+    def loss_at(theta):
+        torch.nn.utils.vector_to_parameters(theta, agent.parameters())
+        return reference_loss(agent, data, args)
+
+    above = loss_at(theta + 1e-6 * direction)
+    below = loss_at(theta - 1e-6 * direction)
+    loss_at(theta)  # the agent as it was
+    assert abs((above - below) / 2e-6 - gradient @ direction) < 1e-5
     # Whatever lies behind the end of a trial has no influence.
     for key in ("advantage", "returns"):
         data[key] = torch.where(data["valid"], data[key], data[key] + 7)
@@ -1230,3 +1246,345 @@ def test_a_fault_of_a_users_environment_keeps_its_traceback_and_gets_notes(
         (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
         notes.append(f"To go on: python {module.ALGORITHM}.py --resume {checkpoint}")
     assert error.value.__notes__ == notes
+
+
+# ------------------------------------------------------------- what arguments and processes change
+
+
+class Still(envs.TaskVectorEnv):
+    """The first number of an observation never changes."""
+
+    def __init__(self, num_envs):
+        super().__init__(num_envs, 4, Box(-1, 9, (2,)), Discrete(2))
+
+    def _draw(self, num_tasks, rng):
+        return rng.random(num_tasks)
+
+    def _observe(self):
+        return np.column_stack([np.full(self.num_envs, 7.0), self.tasks])
+
+    def _advance(self, actions):
+        return actions * 1.0, np.zeros(self.num_envs, dtype=bool), {}
+
+
+class OneArray:
+    """An environment that writes the time into the same array in each step."""
+
+    num_envs = 3
+    horizon = 4
+    single_observation_space = Box(0, 9, (2,))
+    single_action_space = Discrete(2)
+
+    def __init__(self):
+        self.obs = np.zeros((3, 2), np.float32)
+
+    def reset(self, seed, options):
+        return self.obs, {}
+
+    def step(self, action):
+        self.obs += 1
+        is_over = self.obs[:, 0] == self.horizon
+        return self.obs, np.zeros(3), is_over, is_over, {}
+
+
+gym.register("Still-v0", vector_entry_point=Still)
+
+
+def record_scalars(monkeypatch):
+    """What is logged from now on: {name: its numbers}."""
+    logged = {}
+
+    def add_scalar(writer, name, number, step):
+        logged.setdefault(name, []).append(number)
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
+    return logged
+
+
+def test_training_does_what_the_schedule_says(module, in_tmp, monkeypatch):
+    rollouts = spy_on(monkeypatch, module, "rollout")
+    advantages = spy_on(monkeypatch, module, "advantages_and_returns")
+    updates = spy_on(monkeypatch, module, "update")
+    logged = record_scalars(monkeypatch)
+    settings = {
+        "num_envs": 4,
+        "episodes_per_trial": 40,
+        "grow_trials": True,
+        "gamma_start": 0.0,
+        "gamma": 0.9,
+        "ramp_fraction": 1.0,
+        "learning_rate": 1e-3,
+        "ent_coef": 0.1,
+        "gae_lambda": 0.7,
+    }
+    train_tiny(module, total_timesteps=800, eval_trials=4, **settings)  # 160 steps a batch
+    *training, evaluation = rollouts
+    assert len(training) == len(updates) == 6
+    step = 0
+    for i, (arguments, data) in enumerate(training):
+        progress = step / 800  # of training and of the ramp
+        episodes = round(10 * 4**progress)
+        assert arguments[3] == episodes
+        assert data["valid"].shape == (episodes, 160 // episodes)
+        (_, gamma, gae_lambda), _ = advantages[i]
+        assert gamma == pytest.approx(1 - 0.1**progress)
+        assert gae_lambda == 0.7
+        assert updates[i][0][4] == pytest.approx(0.1 * (1 - progress))
+        assert logged["charts/learning_rate"][i] == pytest.approx(1e-3 * (1 - progress))
+        assert logged["charts/gamma"][i] == pytest.approx(gamma)
+        assert logged["charts/episodes_per_trial"][i] == episodes
+        step += data["valid"].sum().item()
+    assert evaluation[0][3] == 40
+
+
+def test_a_discount_may_start_at_zero(module):
+    args = module.Args(total_timesteps=100, gamma_start=0.0, gamma=0.99, ramp_fraction=0.8)
+    gammas = [module.schedule(args, step)[2] for step in (0, 20, 40, 80, 90)]
+    assert gammas == pytest.approx([0, 1 - 0.01**0.25, 0.9, 0.99, 0.99])
+
+
+@pytest.mark.parametrize("episodes", [1, 9, 10])
+def test_short_trials_do_not_grow(module, episodes):
+    args = module.Args(
+        total_timesteps=100, grow_trials=True, episodes_per_trial=episodes, num_envs=7
+    )
+    for step in range(100):
+        *_, length, num_envs = module.schedule(args, step)
+        assert (length, num_envs) == (episodes, 7)
+
+
+def test_minibatches_are_others_in_each_epoch_and_a_large_target_kl_stops_nothing(
+    module, monkeypatch
+):
+    agent, data = make_batch(module, "bandit", 10, 3)
+    data["returns"][0] = torch.arange(10.0)  # names the trials
+    calls = spy_on(monkeypatch, module, "ppo_loss")
+    args = module.Args(num_minibatches=2, update_epochs=4, target_kl=1e6)
+    module.update(agent, torch.optim.Adam(agent.parameters(), lr=1e-4), data, args, 0.0)
+    assert len(calls) == 8
+    first_halves = set()
+    for (_, minibatch, _, _), _ in calls[::2]:
+        first_halves.add(frozenset(minibatch["returns"][0].tolist()))
+    assert len(first_halves) > 1
+
+
+def test_each_minibatch_steps_by_its_own_gradient(module):
+    agent, data = make_batch(module, "bandit", 10, 3)
+    parameters = list(agent.parameters())
+    seen = []
+
+    class Recorder:
+        """An optimizer that leaves the agent as it is."""
+
+        def zero_grad(self):
+            agent.zero_grad()
+
+        def step(self):
+            seen.append([parameter.grad.clone() for parameter in parameters])
+
+    args = module.Args(num_minibatches=1, update_epochs=3, max_grad_norm=1e9)
+    module.update(agent, Recorder(), data, args, 0.0)
+    assert len(seen) == 3
+    torch.testing.assert_close(seen[1], seen[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(seen[2], seen[0], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("clip_coef, objective", [(0.1, 1.1), (0.3, 1.15)])
+def test_ratios_are_clipped_as_far_away_as_asked(module, clip_coef, objective):
+    agent, data = make_batch(module, "bandit", 10, 3)
+    data["log_prob"] = data["log_prob"] - np.log(1.15)  # every ratio is 1.15
+    data["advantage"] = torch.ones_like(data["advantage"])
+    args = module.Args(norm_adv=False, clip_coef=clip_coef)
+    _, logs = module.ppo_loss(agent, data, args, 0.0)
+    assert logs["losses/policy_loss"].item() == pytest.approx(-objective, rel=1e-4)
+
+
+def test_a_gradient_is_as_long_as_asked(module):
+    agent, data = make_batch(module, "bandit", 10, 3)
+    data["returns"] = 100 * data["returns"]  # far from the values: a large gradient
+    before = torch.nn.utils.parameters_to_vector(agent.parameters()).detach().clone()
+    args = module.Args(num_minibatches=1, update_epochs=1, max_grad_norm=0.125)
+    module.update(agent, torch.optim.SGD(agent.parameters(), lr=1.0), data, args, 0.0)
+    after = torch.nn.utils.parameters_to_vector(agent.parameters())
+    assert (after - before).norm().item() == pytest.approx(0.125, rel=1e-3)
+
+
+@pytest.mark.parametrize("env_id", ["Still-v0", "Bandit-v0"])
+def test_norm_obs_takes_numbers_that_never_change_and_discrete_ones(
+    module, env_id, in_tmp, monkeypatch
+):
+    rollouts = spy_on(monkeypatch, module, "rollout")
+    train_tiny(module, env_id=env_id, norm_obs=True, total_timesteps=200)
+    _, data = rollouts[-1]
+    if env_id == "Still-v0":
+        assert (data["x"][..., 0] == 0).all()
+    else:
+        assert (data["x"][..., 0] == 1).all()  # one-hot
+
+
+def test_charts_of_rewards_are_of_rewards_as_they_were_paid(module, in_tmp, monkeypatch):
+    logged = record_scalars(monkeypatch)
+    rollouts = spy_on(monkeypatch, module, "rollout")
+    train_tiny(module, norm_reward=True, total_timesteps=144)
+    training = rollouts[:3]
+    totals = [data["reward"].sum().item() / 16 for _, data in training]
+    assert logged["charts/trial_return"] == pytest.approx(totals)
+
+
+def test_the_clock_of_a_resumed_run_goes_on(module, in_tmp, monkeypatch):
+    _, run = train_tiny(module, total_timesteps=48)
+    (run / "eval.json").unlink()
+    torch.save(read(run / "checkpoint.pt") | {"wall_seconds": 5000.0}, run / "checkpoint.pt")
+    logged = record_scalars(monkeypatch)
+    result, _ = train_tiny(module, resume=str(run / "checkpoint.pt"), total_timesteps=96)
+    saved = read(run / "checkpoint.pt")
+    for seconds in (result["wall_seconds"], saved["wall_seconds"], 96 / logged["charts/SPS"][0]):
+        assert 5000 <= seconds < 5600
+
+
+@pytest.mark.parametrize("seconds, saves", [(0.0, 4), (1000.0, 2)])
+def test_checkpoints_come_as_often_as_asked(module, seconds, saves, in_tmp, monkeypatch):
+    written = spy_on(monkeypatch, module, "read_checkpoint")  # each one is read again
+    train_tiny(module, checkpoint_seconds=seconds, total_timesteps=144)  # 3 iterations
+    assert len(written) == saves
+
+
+def test_a_resumed_run_replaces_what_was_logged_after_its_checkpoint(module, in_tmp):
+    _, run = train_tiny(module, total_timesteps=48)
+    checkpoint = run / "checkpoint.pt"
+    early = checkpoint.read_bytes()
+    for _ in range(2):  # twice from the same checkpoint
+        (run / "eval.json").unlink()
+        checkpoint.write_bytes(early)
+        train_tiny(module, total_timesteps=144, resume=str(checkpoint))
+    events = EventAccumulator(str(run))
+    events.Reload()
+    steps = [event.step for event in events.Scalars("charts/trial_return")]
+    assert steps == [48, 96, 144]
+
+
+def test_nothing_random_is_used_twice(module, in_tmp, monkeypatch):
+    rollout = module.rollout
+    weights = []
+    seeds = []
+
+    def spy(agent, env, tasks, episodes, seed):
+        weights.append(agent.policy.weight.detach().clone())
+        seeds.append((int(seed), torch.initial_seed()))
+        return rollout(agent, env, tasks, episodes, seed)
+
+    monkeypatch.setattr(module, "rollout", spy)
+    for seed in (1, 2):  # two iterations and an evaluation each
+        train_tiny(module, seed=seed, exp_name=f"s{seed}", total_timesteps=96, eval_trials=16)
+    assert not torch.equal(weights[0], weights[3])
+    evaluation = seeds[2]
+    assert evaluation == seeds[5]  # the same held-out tasks, with the same luck
+    in_training = [seeds[0], seeds[1], seeds[3], seeds[4], evaluation]
+    numbers = {number for pair in in_training for number in pair}
+    assert len(numbers) == 10
+
+
+def test_the_evaluation_has_the_seed_that_is_said(module, in_tmp, monkeypatch):
+    calls = spy_on(monkeypatch, module, "rollout")
+    train_tiny(module, eval_seed=3, eval_trials=10, total_timesteps=1)
+    arguments, _ = calls[-1]
+    _, env_seed = np.random.SeedSequence([2, 3, 0]).generate_state(2)
+    assert arguments[4] == env_seed
+
+
+def test_another_process_has_trials_of_its_own_and_tracks_and_writes_nothing(
+    module, in_tmp, monkeypatch
+):
+    calls = spy_on(monkeypatch, module, "rollout")
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would fail
+    settings = TINY | SMALL[module] | {"total_timesteps": 96, "eval_trials": 5}
+    assert module.train(module.Args(**settings)) is not None
+    monkeypatch.setenv("RANK", "1")
+    assert module.train(module.Args(**settings, track=True)) is None
+    assert len(list(Path("runs").iterdir())) == 1
+    first, second, _, third, fourth = calls  # the one in the middle is the evaluation
+    training = [first, second, third, fourth]
+    tasks = np.concatenate([arguments[2] for arguments, _ in training])
+    assert len(np.unique(tasks, axis=0)) == 4 * 16
+    assert len({int(arguments[4]) for arguments, _ in training}) == 4
+    # the same first weights
+    assert torch.equal(first[1]["value"][0, 0], third[1]["value"][0, 0])
+
+
+def test_each_process_needs_a_trial_for_each_minibatch(module, in_tmp, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(envs.UsageError, match="num_minibatches times processes"):
+        train_tiny(module, num_envs=15, num_minibatches=8)
+
+
+def test_what_processes_count_is_counted_together(module, in_tmp, monkeypatch):
+    """As if another process had seen twice as much: the mean is 1.5 times ours."""
+    monkeypatch.setattr(module, "average", lambda x: 1.5 * x)
+    stats = module.RunningMeanStd(2)
+    stats.update(torch.ones(4, 2))
+    assert (stats.count == 6).all()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    rollouts = spy_on(monkeypatch, module, "rollout")
+    result, _ = train_tiny(module, total_timesteps=1)
+    _, data = rollouts[0]
+    assert result["global_step"] == 2 * 1.5 * data["valid"].sum()
+
+
+@pytest.mark.parametrize("kl_of_others, epochs", [(0.0, 4), (1e9, 1)])
+def test_an_early_stop_is_decided_by_the_mean_over_processes(
+    module, kl_of_others, epochs, monkeypatch
+):
+    def average(x):  # the mean gradient stays ours, a single number does not
+        return x + kl_of_others if x.dim() == 0 else x
+
+    agent, data = make_batch(module, "bandit", 10, 3)
+    monkeypatch.setattr(module, "average", average)
+    calls = spy_on(monkeypatch, module, "ppo_loss")
+    args = module.Args(num_minibatches=1, update_epochs=4, target_kl=1e6)
+    module.update(agent, torch.optim.SGD(agent.parameters(), lr=1e-4), data, args, 0.0)
+    assert len(calls) == epochs
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_torch_deterministic(module, is_on, in_tmp, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", not is_on)
+    train_tiny(module, torch_deterministic=is_on, total_timesteps=1)
+    assert torch.backends.cudnn.deterministic == is_on
+
+
+def test_first_weights_and_the_optimizer(module, in_tmp):
+    agent = module.Agent(envs.make("Bandit-v0"), module.Args())
+    assert agent.value.weight.norm().item() == pytest.approx(1)
+    assert (agent.value.bias == 0).all() and (agent.policy.bias == 0).all()
+    # orthogonal rows of length 0.01
+    rows = agent.policy.weight
+    torch.testing.assert_close(rows @ rows.T, 1e-4 * torch.eye(5))
+    _, run = train_tiny(module, total_timesteps=1)
+    assert read(run / "checkpoint.pt")["optimizer"]["param_groups"][0]["eps"] == 1e-5
+
+
+def test_an_environment_may_reuse_its_arrays(module):
+    env = OneArray()
+    agent = module.Agent(env, module.Args(**SMALL[module], episodes_per_trial=1))
+    data = module.rollout(agent, env, None, 1, 0)
+    assert data["obs"][:, 0, 0].tolist() == [0, 1, 2, 3]
+    assert data["x"][:, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "name, number, sentence",
+    [
+        ("total_timesteps", 0, "total_timesteps must be above 0"),
+        ("num_minibatches", 0, "num_minibatches must be above 0"),
+        ("update_epochs", 0, "update_epochs must be above 0"),
+        ("ramp_fraction", 0, "ramp_fraction must be above 0"),
+        ("gae_lambda", 1.1, "gae_lambda must not exceed 1"),
+        ("gamma_start", 1.1, "must not exceed 1"),
+        ("eval_trials", 1, "eval_trials must be at least 2"),
+        ("eval_seed", -1, "seeds at least 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_at_once(module, name, number, sentence, in_tmp):
+    with pytest.raises(envs.UsageError, match=sentence):
+        train_tiny(module, **{name: number})
+    assert not Path("runs").exists()
