@@ -299,7 +299,7 @@ ROWS = {
     "bandit-10-arms-100-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 10 arms, 100 pulls",
-        "arguments": HARDER | {"env_kwargs": {"num_arms": 10}},
+        "arguments": HARDER | {"env_kwargs": {"num_arms": 10}, "total_timesteps": 200_000_000},
         "seeds": SEEDS,
         "papers": {"RL² paper": 83.5},
         "baselines": ["10 arms, 100 pulls", *HUNDRED_PULLS],
