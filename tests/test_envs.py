@@ -1340,3 +1340,65 @@ def test_the_first_and_the_last_state_are_fine(register):
     env.reset(seed=0)
     obs, *_ = env.step(np.zeros(3, dtype=int))
     assert obs.tolist() == [0, 0, 3]
+
+
+# ------------------------------------------------------------------ envs
+def test_each_mdp_follows_its_own_tables():
+    num = 300
+    rng = np.random.default_rng(0)
+    env = envs.make("TabularMDP-v0", num, num_states=4, num_actions=3, horizon=5)
+    tasks = env.sample_tasks(num, 0)
+    follower = rng.integers(0, 4, (num, 4, 3))
+    tasks["transitions"] = np.eye(4)[follower]
+    tasks["rewards"] = 100 * rng.integers(0, 50, (num, 4, 3))
+    obs, _ = env.reset(seed=0, options={"tasks": tasks})
+    for _ in range(4):
+        action = rng.integers(0, 3, num)
+        expected = follower[np.arange(num), obs, action]
+        mean = tasks["rewards"][np.arange(num), obs, action]
+        obs, reward, *_ = env.step(action)
+        assert (obs == expected).all()
+        # the noise of rewards has a deviation of 1
+        assert abs(reward - mean).max() < 6
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetahDir-v0", "AntDir-v0"])
+def test_how_robots_start(env_id):
+    env = envs.make(env_id, 1000, horizon=2)
+    env.reset(seed=0)
+    for is_first in (True, False):
+        if not is_first:  # the automatic reset
+            for _ in range(2):
+                env.step(np.zeros(env.action_space.shape, np.float32))
+        position = env.unwrapped._qpos - env.unwrapped._model.qpos0
+        velocity = env.unwrapped._qvel
+        for column in position.T:
+            assert ks_uniform(column, -0.1, 0.1) < ks_limit(1000)
+        for column in velocity.T:
+            assert abs(column.mean()) < 4.5 * 0.1 / 1000**0.5
+            assert abs(column.std() - 0.1) < 4.5 * 0.1 / 2000**0.5
+
+
+def test_a_reset_without_a_seed_keeps_the_tasks():
+    env = envs.make("Bandit-v0", 3)
+    env.reset(seed=0)
+    before = env.tasks.copy()
+    env.reset()
+    assert (env.tasks == before).all()
+
+
+def test_named_tasks_are_a_copy():
+    env = envs.make("Bandit-v0", 2, num_arms=2)
+    tasks = np.array([[0.0, 1.0], [0.0, 1.0]])
+    env.reset(seed=0, options={"tasks": tasks})
+    tasks[:] = 0
+    assert env.step(np.array([1, 1]))[1].tolist() == [1, 1]
+
+
+def test_an_ant_that_flies_apart_starts_anew():
+    env = envs.make("AntDir-v0", 3, horizon=20)
+    env.reset(seed=0)
+    env.unwrapped._qvel[1, 0] = 500
+    obs, *_, info = env.step(np.zeros((3, 8), np.float32))
+    assert np.abs(obs[1, 13:]).max() < 0.6
+    assert info["x_velocity"][1] == 0

@@ -4,6 +4,7 @@ These are loops over tasks, closed forms, and finite differences in float64.
 """
 
 import json
+import re
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -624,7 +625,7 @@ def test_fisher_is_estimated_on_the_first_episodes():
     v = torch.randn(flat(params).shape, dtype=torch.float64)
     few = [{name: x[:, :3] for name, x in batch.items()} for batch in batches]
     expected = maml_trpo.fisher_vector_product(policy, params, few, args)(v)
-    args = replace(args, fisher_fraction=0.3)
+    args = replace(args, fisher_fraction=0.21)  # 2.1 of 10 episodes: three
     computed = maml_trpo.fisher_vector_product(policy, params, batches, args)(v)
     torch.testing.assert_close(computed, expected)
 
@@ -1159,3 +1160,110 @@ def test_a_checkpoint_from_before_norm_obs_is_loaded_and_resumed(in_tmp):
     assert params.keys() == saved["agent"].keys()
     result = maml_trpo.train(replace(args, resume=str(path), num_iterations=2))
     assert result["global_step"] == 2 * 2 * 3 * 4 * 6
+
+
+def test_seed_iteration_and_process_have_tasks_and_chance_of_their_own(in_tmp, monkeypatch):
+    calls = spy_on(monkeypatch, "trial")
+    for rank, seed in (("0", 1), ("1", 1), ("0", 2)):
+        monkeypatch.setenv("RANK", rank)
+        maml_trpo.train(tiny(num_iterations=2, seed=seed))
+    training = [call for call in calls if call[0][4] == 1]  # evaluations take 3 steps
+    assert len(training) == 6
+    tasks = np.concatenate([arguments[3] for arguments, _ in training])
+    assert len(np.unique(tasks, axis=0)) == 6 * 3
+    noise = torch.cat([batches[0]["action"][:, :, 0].flatten() for _, batches in training])
+    assert len(noise.unique()) == 6 * 3 * 4 * 2
+
+
+def test_moments_are_means_over_the_processes(monkeypatch):
+    other = torch.tensor([[5.0, 7.0], [2.0, 4.0]]).double()
+    monkeypatch.setattr(maml_trpo, "average", lambda x: (x + other) / 2)
+    env, policy, params = untrained("EarlyEnds-v0", 6, norm_obs=True)
+    batch = maml_trpo.rollout(policy, params, env, env.sample_tasks(2, 0), 0)
+    rows = batch["raw_obs"][batch["valid"]].double()
+    policy.update_moments(batch, 1.0)
+    mine = torch.stack([rows.mean(0), rows.var(0, correction=0)])
+    torch.testing.assert_close(policy.moments, (mine + other) / 2)
+
+
+def test_steps_after_an_episodes_end_are_not_counted(in_tmp, monkeypatch):
+    calls = spy_on(monkeypatch, "trial")
+    result = maml_trpo.train(tiny(env_id="EarlyEnds-v0", num_iterations=2))
+    steps = sum(int(batch["valid"].sum()) for _, batches in calls[:2] for batch in batches)
+    assert result["global_step"] == steps < 2 * 2 * 3 * 4 * 6
+
+
+def test_the_third_iteration_sees_the_mean_of_two(in_tmp, monkeypatch):
+    calls = spy_on(monkeypatch, "rollout")
+    maml_trpo.train(tiny(env_id="Lights-v0", env_kwargs={}, norm_obs=True, num_iterations=3))
+    batches = [batch for _, batch in calls[:6]]
+    raw = [batches[i]["raw_obs"].flatten(0, 2) for i in (1, 3)]
+    mean = (raw[0].mean(0) + raw[1].mean(0)) / 2
+    variance = (raw[0].var(0, correction=0) + raw[1].var(0, correction=0)) / 2
+    for batch in batches[4:]:
+        expected = (batch["raw_obs"] - mean) / variance.sqrt()
+        torch.testing.assert_close(batch["obs"], expected.float())
+
+
+def test_charts_are_of_the_batches_that_were_trained_on(in_tmp, monkeypatch):
+    scalars = {}
+    purged = []
+
+    class Writer:
+        def __init__(self, folder, purge_step=None):
+            purged.append(purge_step)
+
+        def add_scalar(self, name, number, global_step):
+            scalars[name, global_step] = float(number)
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(maml_trpo, "SummaryWriter", Writer)
+    calls = spy_on(monkeypatch, "trial")
+    maml_trpo.train(tiny(env_id="EarlyEnds-v0", num_iterations=3))
+    step = 0
+    for _, batches in calls[:3]:
+        step += sum(int(batch["valid"].sum()) for batch in batches)
+        for i, batch in enumerate(batches):
+            paid = float((batch["reward"] * batch["valid"]).sum()) / 12  # 3 x 4 episodes
+            assert scalars[f"charts/return_after_{i}_steps", step] == pytest.approx(paid, rel=1e-5)
+        length = int(batches[1]["valid"].sum()) / 12
+        assert scalars["charts/episode_length", step] == pytest.approx(length)
+    first = sum(int(batch["valid"].sum()) for batch in calls[0][1])
+    assert purged == [first]
+    assert scalars["charts/SPS", step] > 0
+
+
+def test_the_seconds_before_a_stop_count(in_tmp):
+    maml_trpo.train(tiny(num_iterations=1))
+    path = only("*/checkpoint.pt")
+    saved = torch.load(path, weights_only=True)
+    torch.save(saved | {"wall_seconds": 5000.0}, path)
+    result = maml_trpo.train(tiny(num_iterations=2, resume=str(path)))
+    assert 5000 < result["wall_seconds"] < 5600
+
+
+def test_what_is_printed_is_what_eval_json_says(in_tmp, capsys):
+    result = maml_trpo.train(tiny(num_iterations=1))
+    lines = re.findall(r"after (\d) gradient steps +(\S+) \+- (\S+)", capsys.readouterr().out)
+    means = result["return_by_gradient_step"]
+    stderrs = result["return_by_gradient_step_stderr"]
+    expected = [(str(i), f"{means[i]:.2f}", f"{stderrs[i]:.2f}") for i in range(4)]
+    assert lines == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "episodes_per_task",
+        "later_fraction",
+        "hidden_size",
+        "max_kl",
+        "cg_iterations",
+        "eval_episodes",
+    ],
+)
+def test_numbers_that_must_be_above_0(name):
+    with pytest.raises(envs.UsageError, match=f"{name} must be above 0"):
+        maml_trpo.check_arguments(Args(**{name: 0}))
