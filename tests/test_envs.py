@@ -1342,7 +1342,9 @@ def test_the_first_and_the_last_state_are_fine(register):
     assert obs.tolist() == [0, 0, 3]
 
 
-# ------------------------------------------------------------------ envs
+# ----------------------------------------------------- tasks of their own, and how episodes start
+
+
 def test_each_mdp_follows_its_own_tables():
     num = 300
     rng = np.random.default_rng(0)
