@@ -75,7 +75,10 @@ HARDER = HUNDRED | {
 }
 # A batch has 200,000 steps.
 FIVE_HUNDRED = HARDER | {"episodes_per_trial": 500, "num_envs": 400, "gamma": 0.999}
-THOUSAND = FIVE_HUNDRED | {"episodes_per_trial": 1000, "num_envs": 200}
+# A bonus that suits ten arms is far too large for fifty.
+FIFTY_ARMS = {"env_kwargs": {"num_arms": 50}, "hidden_size": 128, "ent_coef": 0.03}
+# Large batches: on a GPU a step of a rollout takes as long for a thousand trials as for a hundred.
+FIFTY_ARMS_LONG = FIVE_HUNDRED | FIFTY_ARMS | {"learning_rate": 5e-3, "gae_lambda": 0.6}
 SNAIL_MANY_ARMS = {"total_timesteps": 20_000_000, "learn_from_regret": True}
 SNAIL_HUNDRED = LONG_TRIALS | {
     "total_timesteps": 40_000_000,
@@ -86,13 +89,26 @@ SNAIL_HUNDRED = LONG_TRIALS | {
     "ramp_fraction": 0.4,
     "learn_from_regret": True,
 }
-SNAIL_FIVE_HUNDRED = SNAIL_HUNDRED | {
-    "episodes_per_trial": 500,
+# Small blocks, for long trials have many of them, and large batches as above.
+SNAIL_LONG = {"sizes": (32, 16, 32, 32), "total_timesteps": 30_000_000}
+SNAIL_FIVE_HUNDRED = (
+    SNAIL_HUNDRED
+    | SNAIL_LONG
+    | {
+        "episodes_per_trial": 500,
+        "num_envs": 600,
+        "num_minibatches": 30,
+        "gamma": 0.999,
+        "ent_coef": 0.05,
+        "eval_trials": 20_000,
+    }
+)
+SNAIL_THOUSAND = SNAIL_FIVE_HUNDRED | {
+    "episodes_per_trial": 1000,
     "num_envs": 400,
-    "num_minibatches": 20,
-    "gamma": 0.999,
+    "num_minibatches": 40,
+    "eval_trials": 10_000,
 }
-SNAIL_THOUSAND = SNAIL_FIVE_HUNDRED | {"episodes_per_trial": 1000, "num_envs": 200}
 MDP = {
     "env_id": "TabularMDP-v0",
     "num_envs": 1600,
@@ -111,9 +127,28 @@ MDP_FROM_REGRET = {
 RL2_MDP = (
     MDP
     | MDP_FROM_REGRET
-    | {"cell": "lstm", "hidden_size": 128, "total_timesteps": 400_000_000, "grow_trials": True}
+    | {
+        "cell": "lstm",
+        "hidden_size": 128,
+        "total_timesteps": 120_000_000,
+        "grow_trials": True,
+        "ramp_fraction": 0.6,
+        "gamma": 0.97,
+    }
 )
-SNAIL_MDP = MDP | MDP_FROM_REGRET | {"total_timesteps": 60_000_000, "grow_trials": True}
+SNAIL_MDP = (
+    MDP
+    | MDP_FROM_REGRET
+    | SNAIL_LONG
+    | {
+        "num_minibatches": 50,
+        "grow_trials": True,
+        "ramp_fraction": 0.6,
+        "gamma": 0.97,
+        "ent_coef": 0.05,
+        "eval_trials": 10_000,
+    }
+)
 # A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Most of
 # a meta-gradient is noise, for arms are alike: many tasks, and a small trust region.
 MAML_BANDIT = {
@@ -337,7 +372,8 @@ ROWS = {
     "bandit-50-arms-500-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 50 arms, 500 pulls",
-        "arguments": FIVE_HUNDRED | {"env_kwargs": {"num_arms": 50}, "hidden_size": 128},
+        "arguments": FIFTY_ARMS_LONG
+        | {"num_envs": 1000, "num_minibatches": 64, "total_timesteps": 100_000_000},
         "seeds": [1],
         "papers": {"RL² paper": 438.9},
         "baselines": ["50 arms, 500 pulls", *HUNDRED_PULLS],
@@ -345,7 +381,14 @@ ROWS = {
     "bandit-50-arms-1000-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 50 arms, 1000 pulls",
-        "arguments": THOUSAND | {"env_kwargs": {"num_arms": 50}, "hidden_size": 128},
+        "arguments": FIFTY_ARMS_LONG
+        | {
+            "episodes_per_trial": 1000,
+            "num_envs": 800,
+            "num_minibatches": 64,
+            "total_timesteps": 100_000_000,
+            "eval_trials": 20_000,
+        },
         "seeds": [1],
         "papers": {"RL² paper": 847.4},
         "baselines": ["50 arms, 1000 pulls", *HUNDRED_PULLS],
@@ -390,7 +433,7 @@ ROWS = {
     "mdp-50-episodes": {
         "script": "rl2_ppo",
         "title": "MDP, 50 episodes",
-        "arguments": RL2_MDP | {"episodes_per_trial": 50, "num_envs": 800},
+        "arguments": RL2_MDP | {"episodes_per_trial": 50, "num_envs": 1000, "num_minibatches": 50},
         "seeds": [1],
         "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
@@ -398,7 +441,7 @@ ROWS = {
     "mdp-75-episodes": {
         "script": "rl2_ppo",
         "title": "MDP, 75 episodes",
-        "arguments": RL2_MDP | {"episodes_per_trial": 75, "num_envs": 640},
+        "arguments": RL2_MDP | {"episodes_per_trial": 75, "num_envs": 800, "num_minibatches": 50},
         "seeds": [1],
         "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
@@ -406,7 +449,7 @@ ROWS = {
     "mdp-100-episodes": {
         "script": "rl2_ppo",
         "title": "MDP, 100 episodes",
-        "arguments": RL2_MDP | {"episodes_per_trial": 100, "num_envs": 640},
+        "arguments": RL2_MDP | {"episodes_per_trial": 100, "num_envs": 800, "num_minibatches": 80},
         "seeds": [1],
         "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],
@@ -785,7 +828,13 @@ ROWS = {
     "snail-bandit-50-arms-100-pulls": {
         "script": "snail_ppo",
         "title": "bandit, 50 arms, 100 pulls",
-        "arguments": SNAIL_HUNDRED | {"env_kwargs": {"num_arms": 50}},
+        "arguments": SNAIL_HUNDRED
+        | {
+            "env_kwargs": {"num_arms": 50},
+            "ent_coef": 0.03,
+            "num_minibatches": 32,
+            "learning_rate": 2.5e-3,
+        },
         "seeds": [1],
         "papers": {"RL² paper": 84.9, "SNAIL paper": 85.1},
         "baselines": ["50 arms, 100 pulls", *HUNDRED_PULLS],
@@ -809,7 +858,7 @@ ROWS = {
     "snail-bandit-50-arms-500-pulls": {
         "script": "snail_ppo",
         "title": "bandit, 50 arms, 500 pulls",
-        "arguments": SNAIL_FIVE_HUNDRED | {"env_kwargs": {"num_arms": 50}},
+        "arguments": SNAIL_FIVE_HUNDRED | {"env_kwargs": {"num_arms": 50}, "ent_coef": 0.03},
         "seeds": [1],
         "papers": {"RL² paper": 438.9, "SNAIL paper": 442.6},
         "baselines": ["50 arms, 500 pulls", *HUNDRED_PULLS],
@@ -817,7 +866,7 @@ ROWS = {
     "snail-bandit-50-arms-1000-pulls": {
         "script": "snail_ppo",
         "title": "bandit, 50 arms, 1000 pulls",
-        "arguments": SNAIL_THOUSAND | {"env_kwargs": {"num_arms": 50}},
+        "arguments": SNAIL_THOUSAND | {"env_kwargs": {"num_arms": 50}, "ent_coef": 0.03},
         "seeds": [1],
         "papers": {"RL² paper": 847.4, "SNAIL paper": 889.8},
         "baselines": ["50 arms, 1000 pulls", *HUNDRED_PULLS],
@@ -834,7 +883,8 @@ ROWS = {
     "snail-mdp-25-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 25 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 25, "num_envs": 640},
+        "arguments": SNAIL_MDP
+        | {"episodes_per_trial": 25, "num_envs": 1280, "num_minibatches": 64},
         "seeds": [1],
         "papers": {"RL² paper": 445.7, "SNAIL paper": 447.2},
         "baselines": ["MDP, 25 episodes", *MDP_PLANS],
@@ -842,7 +892,7 @@ ROWS = {
     "snail-mdp-50-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 50 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 50, "num_envs": 480},
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 50, "num_envs": 800},
         "seeds": [1],
         "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
@@ -850,7 +900,7 @@ ROWS = {
     "snail-mdp-75-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 75 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 320},
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 600},
         "seeds": [1],
         "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
@@ -858,7 +908,7 @@ ROWS = {
     "snail-mdp-100-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 100 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 100, "num_envs": 320},
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 100, "num_envs": 500},
         "seeds": [1],
         "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],

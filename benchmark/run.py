@@ -2,6 +2,7 @@
 
     python benchmark/run.py                                # every row and seed that is missing
     python benchmark/run.py navigation --seeds 1 2         # two trainings of one row
+    python benchmark/run.py navigation --jobs 3            # at most three at a time: for a GPU
     python benchmark/run.py --list                         # what is there, and what is not
     python benchmark/run.py --check navigation             # evaluates the published agent again
 
@@ -21,6 +22,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +174,15 @@ def lock(name, seed):
         file.close()
         return None
     return file
+
+
+@contextmanager
+def alone_with_results():
+    """Waits until no other process changes the results, and lets none do it meanwhile."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    with open(RUNS / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def is_running(name, seed):
@@ -509,12 +521,73 @@ def bring_up_to_date(name, seeds, is_named):
             continue
         if now != "trained":
             train(name, seed)
-        collect(name, seed)
+        with alone_with_results():
+            collect(name, seed)
         print(f"{name}, seed {seed}: {describe(name, seed)}", flush=True)
     if any(state(name, seed) == "collected" for seed in ROWS[name]["seeds"]):
-        if read_agent_seed(name) != median_seed(name):
-            publish_agent(name)
-        add_random_return(name)
+        with alone_with_results():
+            if read_agent_seed(name) != median_seed(name):
+                publish_agent(name)
+            add_random_return(name)
+
+
+def missing_runs(names, seeds, are_named):
+    """(row, seed) of what `bring_up_to_date` would train or collect."""
+    result = []
+    for name in names:
+        for seed in seeds_of(name, seeds):
+            now = state(name, seed)
+            if now != "collected" and (are_named or now != "out of date"):
+                result.append((name, seed))
+    return result
+
+
+def words_of(name, seed):
+    """The command that brings one run up to date."""
+    return [sys.executable, __file__, name, "--seeds", str(seed)]
+
+
+def start(name, seed, num_threads):
+    """Starts the process of `words_of`; what it prints goes to `log` in the run's folder."""
+    folder = run_folder(name, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{name}, seed {seed}: starts, see {folder / 'log'}", flush=True)
+    with open(folder / "log", "a") as log:
+        return subprocess.Popen(
+            words_of(name, seed),
+            env={"OMP_NUM_THREADS": str(num_threads)} | os.environ,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # Ctrl-C reaches it once, from `bring_up_to_date_side_by_side`
+        )
+
+
+def bring_up_to_date_side_by_side(runs, jobs):
+    """Brings (row, seed) pairs up to date, each in a process of its own, `jobs` at a time."""
+    num_threads = max(1, os.cpu_count() // jobs)
+    waiting = list(runs)
+    running = {}  # (row, seed): process
+    failed = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run = waiting.pop(0)
+                running[run] = start(*run, num_threads)
+            time.sleep(0.2)
+            ended = [run for run, process in running.items() if process.poll() is not None]
+            for name, seed in ended:
+                status = running.pop((name, seed)).returncode
+                print(f"{name}, seed {seed}: ended with status {status}", flush=True)
+                if status != 0:
+                    failed.append(f"{name}, seed {seed}")
+    except KeyboardInterrupt:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        for process in running.values():
+            process.wait()
+        raise
+    if failed:
+        raise UsageError(f"These runs failed, see their logs: {'; '.join(failed)}.")
 
 
 # ----------------------------------------------------------------------------------------- checking
@@ -602,12 +675,15 @@ def main(words=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows of rows.py; else all")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these of a row's seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="train so many at a time")
     parser.add_argument("--list", action="store_true", help="say what is there, and do nothing")
     parser.add_argument("--check", action="store_true", help="evaluate the published agents again")
     args = parser.parse_args(words)
     for name in args.names:
         if name not in ROWS:
             raise UsageError(f"rows.py has no row {name}.")
+    if args.jobs < 1:
+        raise UsageError("--jobs must be at least 1.")
     names = args.names or list(ROWS)
     if not any(seeds_of(name, args.seeds) for name in names):
         raise UsageError(f"rows.py has no seeds {args.seeds} for {', '.join(names)}.")
@@ -619,6 +695,9 @@ def main(words=None):
         wrong = [name for name in names if not check(name)]
         if wrong:
             raise UsageError(f"These agents do not give the published numbers: {', '.join(wrong)}.")
+    elif args.jobs > 1:
+        runs = missing_runs(names, args.seeds, bool(args.names))
+        bring_up_to_date_side_by_side(runs, args.jobs)
     else:
         for name in names:
             bring_up_to_date(name, seeds_of(name, args.seeds), name in args.names)

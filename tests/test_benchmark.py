@@ -1,7 +1,9 @@
 """The published numbers: agents that score what their row says, tables made from the raw data."""
 
+import fcntl
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -493,6 +495,108 @@ except KeyboardInterrupt:
         run.call([sys.executable, "-c", program], tmp_path)
     assert (tmp_path / "stopped").exists()
     assert waits[0].returncode == 0
+
+
+def stand_in(program, folder):
+    """What takes the place of `run.words_of`: a program that knows the folder and its seed."""
+    return lambda name, seed: [sys.executable, "-c", program, str(folder), str(seed)]
+
+
+def test_runs_side_by_side(tiny, monkeypatch, tmp_path, capsys):
+    program = """
+import os
+import sys
+import time
+folder, seed = sys.argv[1:]
+print("threads", os.environ["OMP_NUM_THREADS"], flush=True)
+start = time.time()
+time.sleep(0.5)
+open(f"{folder}/{seed}", "w").write(f"{start} {time.time()}")
+sys.exit(seed == "2")
+"""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(run, "words_of", stand_in(program, tmp_path))
+    with pytest.raises(envs.UsageError, match="see their logs: tiny, seed 2[.]$"):
+        run.main(["tiny", "--jobs", "2"])
+    starts, ends = zip(*[np.loadtxt(tmp_path / str(seed)) for seed in (1, 2, 3)], strict=True)
+    assert max(starts[:2]) < min(ends[:2])  # two at once,
+    assert starts[2] > min(ends[:2])  # and the third when one of them has ended
+    assert (run.run_folder("tiny", 3) / "log").read_text() == "threads 3\n"
+    printed = capsys.readouterr().out
+    for line in ("seed 1: ended with status 0", "seed 2: ended with status 1", "seed 3: starts"):
+        assert line in printed
+
+
+def test_ctrl_c_stops_all_that_run_side_by_side(tiny, monkeypatch, tmp_path):
+    program = """
+import signal
+import sys
+import time
+folder, seed = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    open(f"{folder}/ready-{seed}", "w")
+    time.sleep(60)
+except KeyboardInterrupt:
+    open(f"{folder}/stopped-{seed}", "w")
+"""
+    sleep = time.sleep
+
+    def interrupted(seconds):
+        if len(list(tmp_path.glob("ready-*"))) == 2:
+            raise KeyboardInterrupt
+        sleep(0.01)
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    monkeypatch.setattr(run, "words_of", stand_in(program, tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run.main(["tiny", "--jobs", "2"])
+    # the third has not begun
+    assert sorted(path.name for path in tmp_path.glob("stopped-*")) == ["stopped-1", "stopped-2"]
+
+
+def test_what_is_missing_side_by_side(tiny, monkeypatch):
+    write_seed("tiny", 1, ppo_result(1.0))
+    write_seed("tiny", 2, ppo_result(1.0))
+    path = run.results_folder("tiny", 2) / "args.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": 4}))
+    monkeypatch.setattr(run, "ROWS", {"tiny": TINY, "tiny-maml": TINY_MAML})
+    asked = []
+    monkeypatch.setattr(run, "bring_up_to_date_side_by_side", lambda *args: asked.append(args))
+    run.main(["--jobs", "2"])
+    run.main(["tiny", "--jobs", "2"])
+    run.main(["tiny", "--jobs", "2", "--seeds", "1", "3"])
+    # A row that is out of date is trained again only where it is named.
+    assert asked[0] == ([("tiny", 3), ("tiny-maml", 1)], 2)
+    assert asked[1] == ([("tiny", 2), ("tiny", 3)], 2)
+    assert asked[2] == ([("tiny", 3)], 2)
+    with pytest.raises(envs.UsageError, match="--jobs must be at least 1"):
+        run.main(["tiny", "--jobs", "0"])
+
+
+def test_one_process_at_a_time_changes_the_results(tiny, monkeypatch):
+    def is_locked(*arguments):
+        with open(run.RUNS / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    seen = []
+    monkeypatch.setattr(run, "train", train_here)
+    for name in ("collect", "publish_agent", "add_random_return"):
+        inner = getattr(run, name)
+
+        def outer(*arguments, inner=inner):
+            seen.append(is_locked())
+            return inner(*arguments)
+
+        monkeypatch.setattr(run, name, outer)
+    run.main(["tiny", "--seeds", "1"])
+    assert seen == [True, True, True]
+    assert not is_locked()
 
 
 def test_mistakes_are_one_sentence(tiny, monkeypatch):
