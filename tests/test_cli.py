@@ -14,6 +14,7 @@ from pathlib import Path
 import imageio.v3
 import pytest
 import torch
+import torch.distributed as dist
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmark"))
@@ -119,6 +120,18 @@ def test_a_run_and_its_summary(script, env_id, words, in_tmp, monkeypatch, capsy
     output = capsys.readouterr().out
     for expected in (words, "new tasks:", f"python benchmark/pictures.py {checkpoint}"):
         assert expected in output
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_processes_of_torchrun_meet_before_anything_else(script, monkeypatch):
+    met = []
+    monkeypatch.setattr(dist, "init_process_group", lambda: met.append(script))
+    monkeypatch.delenv("RANK", raising=False)
+    assert "nonsense" in run_here(script, "--env-id nonsense", monkeypatch)
+    assert met == []
+    monkeypatch.setenv("RANK", "0")
+    assert "nonsense" in run_here(script, "--env-id nonsense", monkeypatch)
+    assert met == [script]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -526,21 +539,27 @@ def test_resume_takes_the_runs_env_kwargs_with_and_without_the_flag(in_tmp, monk
 
 
 WANDB = """
+import json
+
 def init(**kwargs):
-    open("wandb.txt", "w").write(repr(sorted(kwargs)) + kwargs["name"])
+    open("wandb.json", "w").write(json.dumps(kwargs))
 """
 
 
-def test_track_starts_weights_and_biases(in_tmp, monkeypatch):
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_track_starts_weights_and_biases(script, in_tmp, monkeypatch):
     (in_tmp / "wandb.py").write_text(WANDB)
-    arguments = f"{TINY['rl2_ppo']} {SHORT['rl2_ppo']} --track --wandb-entity us"
+    arguments = f"{TINY[script]} {SHORT[script]} --track --wandb-entity us"
     try:
-        assert run_here("rl2_ppo", arguments, monkeypatch) is None
+        assert run_here(script, f"{arguments} --wandb-project-name ours", monkeypatch) is None
     finally:
         sys.modules.pop("wandb", None)
-    text = (in_tmp / "wandb.txt").read_text()
-    names = ["config", "entity", "id", "name", "project", "resume", "sync_tensorboard"]
-    assert text.startswith(f"{names}Bandit-v0__rl2_ppo__1")
+    told = json.loads((in_tmp / "wandb.json").read_text())
+    assert told["entity"] == "us"
+    assert told["project"] == "ours"
+    assert told["sync_tensorboard"] is True
+    (folder,) = (in_tmp / "runs").iterdir()
+    assert told["name"] == folder.name
 
 
 # ------------------------------------------------------------------------------- what the docs show

@@ -404,6 +404,8 @@ def test_how_mazes_are_drawn(size):
 
 def test_horizons_of_mazes():
     assert envs.make("VisualMaze-v0").horizon == 250
+    assert envs.make("VisualMaze-v0", size=4).horizon == 250
+    assert envs.make("VisualMaze-v0", size=6).horizon == 1000
     assert envs.make("VisualMaze-v0", size=9).horizon == 1000
     assert gym.make_vec("VisualMaze-v0", num_envs=2, size=9, horizon=30).horizon == 30
 
@@ -1098,6 +1100,11 @@ def test_with_levels_the_seed_is_the_task(mode, register):
     env.close()
 
 
+def test_levels_are_many():
+    tasks = envs.make("CartPole-v1", levels=True).sample_tasks(3000, 0)
+    assert len(set(tasks)) == 3000
+
+
 def test_an_environment_without_tasks_needs_levels(register):
     register(entry_point=Maze, max_episode_steps=3)
     with pytest.raises(envs.UsageError, match="levels True"):
@@ -1125,6 +1132,18 @@ class Matrix(envs.Bandit):
         self.single_action_space = Box(0, 1, (3, 4))
 
 
+class OneNumber(envs.Bandit):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.single_observation_space = Box(0, 1, ())
+
+
+class OneNumberToDo(envs.Bandit):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.single_action_space = Box(0, 1, ())
+
+
 @pytest.mark.parametrize(
     "entry_point, words",
     [
@@ -1132,6 +1151,8 @@ class Matrix(envs.Bandit):
         (AlwaysSixteen, "needs .* 1 sub-environments"),
         (FromOne, "numbered from 0"),
         (Matrix, "Box .actions: one axis."),
+        (OneNumber, "has Box.*: use Discrete, numbered from 0, or Box"),
+        (OneNumberToDo, "has Box.*: use Discrete, numbered from 0, or Box"),
     ],
 )
 def test_environments_that_would_be_misread_are_refused(entry_point, words, register):

@@ -177,9 +177,7 @@ def test_small_differences_of_large_numbers_are_seen(script, iterations, in_fold
 def test_moments_go_on_where_a_run_goes_on(script, in_folder):
     """Stopped, resumed: the same numbers as never stopped."""
     module = MODULES[script]
-    settings = {"env_id": "OtherLights-v0", "norm_obs": True}
-    if script != "maml_trpo":
-        settings["anneal_lr"] = False
+    settings = {"env_id": "OtherLights-v0", "norm_obs": True, "anneal_lr": False}
     module.train(args_of(script, **settings, **length(script, 4), exp_name="whole"))
     module.train(args_of(script, **settings, **length(script, 2), exp_name="half"))
     (half,) = in_folder.glob("runs/*half*/checkpoint.pt")
@@ -596,16 +594,11 @@ def without_env_kwargs(script):
         *[("rl2_ppo", arguments) for arguments in TWICE],
     ],
 )
-def test_env_kwargs_twice_are_merged_or_refused(script, arguments, in_folder, monkeypatch, capsys):
+def test_env_kwargs_twice_are_refused(script, arguments, in_folder, monkeypatch, capsys):
+    """tyro alone would take the last of them and say nothing."""
     tiny = f"{without_env_kwargs(script)} {SHORT[script]} --env-id TabularMDP-v0"
     message = run_here(script, f"{tiny} {arguments}", monkeypatch)
-    if message is None:
-        expected = {"num_states": 3, "horizon": 5}
-        assert arguments_of_the_run(in_folder)["env_kwargs"] == expected
-        return
-    words = f"{message} {capsys.readouterr().err}"
-    assert re.search("env.kwargs", words)
-    assert "Traceback" not in words
+    assert message.startswith("error: Name all arguments of the environment after one --env-kwargs")
     assert not list(in_folder.iterdir())
 
 
@@ -738,7 +731,7 @@ def test_an_environments_id_alone_is_enough(script, env_id, in_folder, monkeypat
     trials, steps = batch_of_training(script, monkeypatch, env_id=env_id)
     if env_id in ("Bandit-v0", "TabularMDP-v0"):
         assert trials == 4000
-    assert trials * steps <= 800_000
+    assert trials * steps <= 400_000
     assert trials >= 100
     if steps >= 2000:
         assert trials <= 400
@@ -837,6 +830,15 @@ def wandb(monkeypatch):
     fake.util = SimpleNamespace(generate_id=lambda: f"drawn{time.perf_counter_ns()}")
     monkeypatch.setitem(sys.modules, "wandb", fake)
     return fake
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_cuda_stays_on_the_processor(script, in_folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    MODULES[script].train(args_of(script, cuda=False, **length(script, 1)))
+    (path,) = in_folder.glob("runs/*/checkpoint.pt")
+    agent = torch.load(path, weights_only=True)["agent"]
+    assert {tensor.device.type for tensor in agent.values()} == {"cpu"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -23,7 +23,8 @@ NAVIGATION = {"env_id": "Navigation2D-v0", "env_kwargs": {"horizon": 6}}
 PPO = NAVIGATION | {"num_envs": 6, "num_minibatches": 1, "update_epochs": 1}
 PPO |= {"episodes_per_trial": 2, "norm_obs": True, "norm_reward": True}
 SETTINGS = {
-    "maml_trpo": NAVIGATION | {"meta_batch_size": 4, "episodes_per_task": 4, "hidden_size": 8},
+    "maml_trpo": NAVIGATION
+    | {"meta_batch_size": 4, "episodes_per_task": 4, "hidden_size": 8, "norm_obs": True},
     "rl2_ppo": PPO | {"hidden_size": 8},
     "snail_ppo": PPO | {"sizes": [8, 4, 4, 4]},
 }
