@@ -70,10 +70,8 @@ def gae_cut_at_every_episode(module):
         advantage = torch.zeros_like(data["value"])
         for episode in range(data["episode"].max() + 1):
             valid = data["valid"] & (data["episode"] == episode)
-            part = {"valid": valid}
-            for name in ("signal", "value"):
-                part[name] = data[name] * valid
-            advantage += GAE(part, gamma, gae_lambda)[0]
+            # elsewhere values, rewards and advantages count as 0
+            advantage += GAE(data | {"valid": valid}, gamma, gae_lambda)[0]
         return advantage, advantage + data["value"]
 
     return patch.object(module, "advantages_and_returns", cut)

@@ -61,7 +61,7 @@ MAZES = {
 # Right, down, left, up: how a step changes row and column.
 HEADINGS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 EXPLORER = "explorer that forgets nothing"
-# Cheap ones first: the order in which they are computed.
+# Cheap ones first: the order in which they are computed. (False comes before True.)
 SETTINGS = [*BANDITS, *MAZES, *MDPS]
 SETTINGS.sort(key=lambda setting: "500" in setting or "1000" in setting)
 
@@ -71,11 +71,11 @@ BONUSES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 def expected_optimum(env_id, env_kwargs, num_tasks=100_000):
     """Mean return of an episode for who knows the task, and its standard error; None if unknown."""
+    if env_id not in ("Bandit-v0", "TabularMDP-v0"):
+        return None
     env = envs.make(env_id, 1, **env_kwargs)
     if env_id == "Bandit-v0":  # E max of k times U[0, 1], exact
         return env.num_arms / (env.num_arms + 1), 0.0
-    if env_id != "TabularMDP-v0":
-        return None
     rng = np.random.default_rng(0)
     values = []
     for _ in range(0, num_tasks, 1000):
@@ -113,7 +113,9 @@ def bayes_optimum(num_arms, num_pulls):
     def value(pulled, left):
         if left == 0:
             return 0.0
-        options = set(pulled) | ({(0, 0)} if len(pulled) < num_arms else set())
+        options = set(pulled)
+        if len(pulled) < num_arms:
+            options.add((0, 0))  # an arm that was not pulled yet
         best = 0.0
         for wins, losses in options:
             rest = list(pulled)
@@ -208,7 +210,7 @@ def simulate(choose, num_arms, num_pulls, num_tasks=200_000, seed=0):
     return {"return_mean": float(optimum - regret.mean()), "return_stderr": error}
 
 
-def first_best(scores, rng):
+def best_arms(scores, rng):
     """The best arm of each row; ties are broken at random."""
     return (scores + 1e-6 * rng.random(scores.shape)).argmax(1)
 
@@ -218,7 +220,7 @@ def uniform(wins, losses, t, rng):
 
 
 def greedy(wins, losses, t, rng):
-    return first_best((wins + 1) / (wins + losses + 2), rng)
+    return best_arms((wins + 1) / (wins + losses + 2), rng)
 
 
 def thompson(wins, losses, t, rng):
@@ -230,7 +232,7 @@ def ucb1(wins, losses, t, rng):
     at_least_one = np.maximum(pulls, 1)
     bonus = np.sqrt(2 * np.log(max(t, 1)) / at_least_one)
     scores = np.where(pulls == 0, np.inf, wins / at_least_one + bonus)
-    return first_best(scores, rng)
+    return best_arms(scores, rng)
 
 
 def ucb(constant):
@@ -239,7 +241,7 @@ def ucb(constant):
     def choose(wins, losses, t, rng):
         pulls = wins + losses
         bonus = constant * np.sqrt(2 * np.log(t + 1) / (pulls + 1))
-        return first_best((wins + 1) / (pulls + 2) + bonus, rng)
+        return best_arms((wins + 1) / (pulls + 2) + bonus, rng)
 
     return choose
 
@@ -260,7 +262,7 @@ def gittins(num_pulls):
     def choose(wins, losses, t, rng):
         pulls = wins + losses
         positions = position(wins, pulls).astype(np.int32)
-        return first_best(index[num_pulls - t].take(positions), rng)
+        return best_arms(index[num_pulls - t].take(positions), rng)
 
     return choose
 
@@ -333,7 +335,8 @@ def mdp_regrets(num_episodes, num_tasks, bonus=None, seed=0):
         visits = np.zeros(env.tasks["rewards"].shape)  # [N, S, A]
         reward_sums = np.zeros_like(visits)
         summed = np.zeros(env.num_envs)
-        for t in np.tile(np.arange(env.horizon), num_episodes):
+        for step in range(num_episodes * env.horizon):
+            t = step % env.horizon  # of the episode
             if bonus is not None:
                 optimistic = reward_means(reward_sums, visits) + bonus / np.sqrt(1 + visits)
                 _, losses = envs.plan(transitions, optimistic, env.horizon - t)
@@ -518,12 +521,11 @@ def random_steps(env, tasks):
 
 
 def summary(steps, found):
-    """Of all episodes (one that finds no goal lasts to its end), and of those that find it."""
+    """Of all episodes; one that finds no goal lasts to its end."""
     return {
         "steps_mean": float(steps.mean()),
         "steps_stderr": float(steps.std() / len(steps) ** 0.5),
         "success": float(found.mean()),
-        "steps_of_successes": float(steps[found].mean()),
     }
 
 

@@ -32,6 +32,8 @@ import rl2_ppo  # noqa: E402
 import snail_ppo  # noqa: E402
 
 SCRIPTS = {script.ALGORITHM: script for script in (maml_trpo, rl2_ppo, snail_ppo)}
+# Right, down, left, up: how a step changes x and y of a picture.
+HEADINGS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 PACKAGES = "on Debian or Ubuntu, sudo apt install libegl1 libgl1-mesa-dri"
 
 
@@ -86,6 +88,7 @@ def trials(checkpoint, num_tasks, copies, look=None, **kwargs):
         labels = ["0 gradient steps", "1 gradient step", "2 gradient steps", "3 gradient steps"]
         batches = script.trial(policy, params, env, tasks, 3, args.eval_seed, args)
         for i, batch in enumerate(batches):
+            batch["obs"] = batch["raw_obs"]  # what the network sees may be normalized
             batch["part"] = torch.where(batch["valid"], i, -1)
         data = {
             name: torch.cat([batch[name] for batch in batches], dim=2).movedim(2, 0).numpy()
@@ -126,6 +129,13 @@ def take(array, order):
     return np.take_along_axis(array, index, axis=0)
 
 
+def save(figure, path):
+    """Writes a figure and returns its path."""
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
 def paths(checkpoint, folder, num_tasks=4, copies=3):
     """Navigation: paths of some episodes in each task, before and after adaptation."""
     _, goals, parts = trials(checkpoint, num_tasks, copies)
@@ -150,10 +160,7 @@ def paths(checkpoint, folder, num_tasks=4, copies=3):
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=len(labels) + 1, frameon=False)
     figure.subplots_adjust(left=0.06, right=0.99, top=0.9, bottom=0.2)
-    path = folder / "paths.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return save(figure, folder / "paths.png")
 
 
 def fractions(chosen, rows):
@@ -235,10 +242,7 @@ def heatmap(checkpoint, folder, num_tasks=4, copies=200):
         axes[0, j].set_title(title)
         axes[-1, j].set_xlabel(x_label)
         figure.colorbar(image, ax=list(axes[:, j]), label=f"part of {copies} agents")
-    path = folder / "heatmap.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return save(figure, folder / "heatmap.png")
 
 
 def write(image, corner, text):
@@ -367,7 +371,7 @@ def mazes(folder, num_tasks=3):
         blocks = np.pad(task, 1, constant_values=7)  # the wall around it
         plan.imshow(env.unwrapped._colors[np.where(blocks > 7, 0, blocks)])
         ((row, column),) = np.argwhere(blocks > 7)
-        right, down = [(1, 0), (0, 1), (-1, 0), (0, -1)][blocks[row, column] - 8]
+        right, down = HEADINGS[blocks[row, column] - 8]
         plan.annotate(
             "",
             (column + 0.6 * right, row + 0.6 * down),
@@ -379,10 +383,7 @@ def mazes(folder, num_tasks=3):
             axis.set(xticks=[], yticks=[])
     figure.subplots_adjust(left=0.01, right=0.99, top=0.98, bottom=0.02, wspace=0.06)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "mazes.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    return save(figure, folder / "mazes.png")
 
 
 def walks(checkpoint, folder, num_tasks=3):
@@ -402,7 +403,7 @@ def walks(checkpoint, folder, num_tasks=3):
             plan = Image.fromarray(plans[i]).resize((150, 150), Image.Resampling.NEAREST)
             row, column = divmod(place % side**2, side)
             middle = np.array([column, row]) + 0.5
-            ahead = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)][heading])
+            ahead = np.array(HEADINGS[heading])
             aside = ahead[::-1]
             back = middle - 0.4 * ahead
             corners = [middle + 0.5 * ahead, back + 0.4 * aside, back - 0.4 * aside]

@@ -4,8 +4,8 @@
 
 Which rows there are stands in rows.py; one that has no results yet has a line that says so, and no
 figure. The classical algorithms' scores come from baselines.json, those of random actions from
-random.json. Numbers of
-several seeds are their mean and its standard error; those of one seed have errors over tasks.
+random.json. Numbers of several seeds are their mean and its standard error; those of one seed have
+errors over tasks.
 """
 
 import csv
@@ -37,7 +37,7 @@ def read(name):
 
 @cache
 def optimum(env_id, env_kwargs):
-    """`baselines.expected_optimum`, whose `env_kwargs` are here a string of JSON."""
+    """`baselines.expected_optimum`, computed once. A cache takes no dict: env_kwargs is JSON."""
     return baselines.expected_optimum(env_id, json.loads(env_kwargs))
 
 
@@ -51,8 +51,9 @@ def estimate(result):
         known = optimum(result["env_id"], json.dumps(result["env_kwargs"]))
     if known is None:
         return result["return_mean"], result["return_stderr"]
-    mean = result["episodes_per_trial"] * known[0]
-    stderr = result["episodes_per_trial"] * known[1]
+    optimum_mean, optimum_stderr = known  # of an episode
+    mean = result["episodes_per_trial"] * optimum_mean
+    stderr = result["episodes_per_trial"] * optimum_stderr
     return mean - result["regret_mean"], (stderr**2 + result["regret_stderr"] ** 2) ** 0.5
 
 
@@ -108,6 +109,16 @@ def over_seeds(pairs):
 def over_seeds_of(results, entry):
     """`over_seeds` of an entry of eval.json that has its standard error beside it."""
     return over_seeds([(result[entry], result[f"{entry}_stderr"]) for result in results.values()])
+
+
+def mean_score(results):
+    """The mean score of a row's seeds, and its standard error."""
+    return over_seeds([score(result) for result in results.values()])
+
+
+def first_of(results):
+    """The result of a row's first seed."""
+    return next(iter(results.values()))
 
 
 @cache
@@ -171,7 +182,7 @@ def published(script):
             yield entry
 
 
-def find(name):
+def row_and_results(name):
     """The row and results of one name, as `published_row` has them; None where there are none."""
     entry = published_row(name)
     if entry is None:
@@ -180,7 +191,7 @@ def find(name):
     return row, results
 
 
-def draw_curves(axes, curves, value, color, line="-", **kwargs):
+def draw_curves(axes, curves, value, color, linestyle="-", **kwargs):
     """A learning curve for each seed, thinly, and their mean, over millions of steps.
 
     `value` gives the number to draw of a line of curve.csv.
@@ -190,16 +201,16 @@ def draw_curves(axes, curves, value, color, line="-", **kwargs):
     if not curves:
         return
     if len(curves) == 1:
-        axes.plot(steps[0], heights[0], color=color, linestyle=line, **kwargs)
+        axes.plot(steps[0], heights[0], color=color, linestyle=linestyle, **kwargs)
         return
     for x, y in zip(steps, heights, strict=True):
-        axes.plot(x, y, color=color, linestyle=line, linewidth=0.6, alpha=0.4)
+        axes.plot(x, y, color=color, linestyle=linestyle, linewidth=0.6, alpha=0.4)
     # Where episodes end early, seeds log at different steps: the mean is where all have been.
     start = max(x[0] for x in steps)
     end = min(x[-1] for x in steps)
     grid = np.linspace(start, end, 400)
     means = np.mean([np.interp(grid, x, y) for x, y in zip(steps, heights, strict=True)], axis=0)
-    axes.plot(grid, means, color=color, linestyle=line, **kwargs)
+    axes.plot(grid, means, color=color, linestyle=linestyle, **kwargs)
 
 
 def whole_trial(num_episodes, line):
@@ -210,25 +221,25 @@ def whole_trial(num_episodes, line):
 def plot_ppo(name, row, results, curves):
     """Return of training trials over steps, beside that of the held-out ones by episode."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), constrained_layout=True)
-    first = next(iter(results.values()))
+    first = first_of(results)
     num_episodes = first["episodes_per_trial"]
 
     label = "training"
     if len(curves) < len(results):
-        label += f", {len(curves)} of {count(results)}"
+        label += f", {len(curves)} of {seeds_in_words(results)}"
     draw_curves(left, curves, partial(whole_trial, num_episodes), "C0", label=label)
     styles = ("--", ":", "-.", (0, (1, 4)), (0, (6, 4)), (0, (6, 2, 1, 2, 1, 2)))
     for (label, value), style in zip(row["references"].items(), styles, strict=False):
         text = f"{label}: {value:.4g}"
         left.axhline(value, color="black", linestyle=style, linewidth=0.9, label=text)
-    scores = [score(result) for result in results.values()]
-    mean, _ = over_seeds(scores)
+    mean, _ = mean_score(results)
     millions = first["global_step"] / 1e6
-    if len(scores) > 1:
-        for value, _ in scores:
+    if len(results) > 1:
+        for result in results.values():
+            value, _ = score(result)
             left.plot(millions, value, "o", color="C3", markersize=3, alpha=0.4)
     left.plot(millions, mean, "o", color="C3", label=f"held-out tasks: {mean:.2f}")
-    left.set(xlabel="million environment steps", title=f"{row['title']}, {count(results)}")
+    left.set(xlabel="million environment steps", title=f"{row['title']}, {seeds_in_words(results)}")
     lengths = set()
     for curve in curves:
         lengths |= {line["episodes_per_trial"] for line in curve}
@@ -267,14 +278,16 @@ def save(figure, name):
 def groups():
     """MAML's rows by task distribution: {title: [(name, row, results, curves), ...]}."""
     result = {}
-    for name, row, *rest in published("maml_trpo"):
-        result.setdefault(row["title"], []).append((name, row, *rest))
+    for entry in published("maml_trpo"):
+        _, row, _, _ = entry
+        result.setdefault(row["title"], []).append(entry)
     return result
 
 
 def plot_maml(title, members):
     """Returns in training before and after adaptation, beside those in held-out tasks."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    _, first_row, _, _ = members[0]
     for i, (_, row, results, curves) in enumerate(members):
         after = 0
         while curves and f"return_after_{after + 1}_steps" in curves[0][0]:
@@ -287,7 +300,7 @@ def plot_maml(title, members):
         else:
             draw_curves(left, curves, before, f"C{i}", lw=0.9)
         means, stderrs = over_seeds_of(results, "return_by_gradient_step")
-        label = f"{row['role']}, {count(results)}"
+        label = f"{row['role']}, {seeds_in_words(results)}"
         right.errorbar(range(4), means, 2 * stderrs, fmt=f"C{i}o-", capsize=3, label=label)
         if len(results) > 1:
             for result in results.values():
@@ -295,7 +308,8 @@ def plot_maml(title, members):
                 right.plot(range(4), returns, f"C{i}-", linewidth=0.6, alpha=0.4)
     left.set(xlabel="million environment steps", ylabel="return of an episode")
     left.set_title("training (dashed: before adaptation)", fontsize=10)
-    right.axhline(row["random"], color="grey", linewidth=0.9, label="random actions")
+    random = first_row["random"]  # the same in all rows
+    right.axhline(random, color="grey", linewidth=0.9, label="random actions")
     right.set(xlabel="gradient steps in a new task", xticks=range(4))
     right.set_title("held-out tasks (±2 standard errors)", fontsize=10)
     right.legend(fontsize=7)
@@ -315,7 +329,7 @@ def table_head(cells):
     return [table_row(cells), "|---" * len(cells) + "|"]
 
 
-def count(results):
+def seeds_in_words(results):
     return f"{len(results)} seed" + ("s" if len(results) > 1 else "")
 
 
@@ -345,10 +359,15 @@ def command(name, results):
 
 def waiting(script):
     """A script's rows that have no results yet: (name, row)."""
-    trained = {name for name, *_ in published(script)}
     for name, row in ROWS.items():
-        if row["script"] == script and name not in trained:
+        if row["script"] == script and published_row(name) is None:
             yield name, row
+
+
+def with_errors(means, stderrs, digits):
+    """Cells "mean ± standard error", with so many digits behind the point."""
+    pairs = zip(means, stderrs, strict=True)
+    return [f"{mean:.{digits}f} ± {stderr:.{digits}f}" for mean, stderr in pairs]
 
 
 def maml_table():
@@ -361,9 +380,7 @@ def maml_table():
             digits = 3 if max(stderrs) < 0.02 else 2
             if max(stderrs) < 0.003:
                 digits = 4
-            returns = []
-            for mean, stderr in zip(means, stderrs, strict=True):
-                returns.append(f"{mean:.{digits}f} ± {stderr:.{digits}f}")
+            returns = with_errors(means, stderrs, digits)
             if row["role"] == "MAML":
                 returns[1] = f"**{returns[1]}**"
             cells = [title, f"[{row['role']}](../benchmark/results/{name})"]
@@ -381,16 +398,16 @@ def in_words(scores):
     return ", ".join(f"{label} {value:.4g}" for label, value in scores.items())
 
 
-def table(script):
+def ppo_table(script):
     """RL^2's or SNAIL's results as a markdown table."""
     head = ["task", "held-out return", "each seed", "from sampled rewards", "random", "reference"]
     lines = table_head([*head, "minutes", "command"])
     for name, row, results, _ in published(script):
-        mean, stderr = over_seeds([score(result) for result in results.values()])
+        mean, stderr = mean_score(results)
         pairs = [(result["return_mean"], result["return_stderr"]) for result in results.values()]
         sampled, sampled_stderr = over_seeds(pairs)
         digits = 3 if sampled < 20 else 2
-        num_episodes = next(iter(results.values()))["episodes_per_trial"]
+        num_episodes = first_of(results)["episodes_per_trial"]
         cells = [f"[{row['title']}](../benchmark/results/{name})"]
         cells += [f"**{mean:.{digits}f}** ± {stderr:.{digits}f}", each_seed(results, digits)]
         cells += [f"{sampled:.{digits}f} ± {sampled_stderr:.{digits}f}"]
@@ -403,28 +420,32 @@ def table(script):
     return "\n".join(lines)
 
 
+def setting_of(row):
+    """A row's setting in baselines.json; None where it has none."""
+    return row.get("baselines", [None])[0]
+
+
 def reproduced(script, setting):
     """The best of a script's rows in a setting of baselines.json, in a cell."""
-    names = []
-    for name, row in ROWS.items():
-        if row["script"] == script and row.get("baselines", [None])[0] == setting:
-            names.append(name)
+    names = [name for name in ROWS if ROWS[name]["script"] == script]
+    names = [name for name in names if setting_of(ROWS[name]) == setting]
     if not names:
         return "–"
-    best = None
-    for name, row, results, _ in published(script):
-        if name not in names:
+    cells = {}  # {mean: what to show}
+    for name in names:
+        found = row_and_results(name)
+        if found is None:
             continue
+        row, results = found
         mean, stderr = over_seeds(trials(row, results))
-        if best is None or mean > best[0]:
-            best = (mean, f"**{mean:.5g}** ± {significant(stderr, 2)} ({count(results)})")
-    return "not trained yet" if best is None else best[1]
+        cells[mean] = f"**{mean:.5g}** ± {significant(stderr, 2)} ({seeds_in_words(results)})"
+    return cells[max(cells)] if cells else "not trained yet"
 
 
 def reported(setting, label):
     """What a paper reports in a setting, in a cell."""
     for row in ROWS.values():
-        if row.get("baselines", [None])[0] == setting and label in row.get("papers", {}):
+        if setting_of(row) == setting and label in row.get("papers", {}):
             return f"{row['papers'][label]:g}"
     return "–"
 
@@ -432,7 +453,7 @@ def reported(setting, label):
 def papers_table(settings, names):
     """A line for each setting: `names` of baselines.json, the papers' numbers, and ours.
 
-    The first of `names` is the limit.
+    Among the names, "limit" is the exact optimum, or where that is not known the Gittins policy.
     """
     papers = ["RL² paper", "SNAIL paper", "MAML in the SNAIL paper"]
     lines = table_head(["setting", *names, *papers, "our RL²", "our SNAIL", "our MAML"])
@@ -440,8 +461,9 @@ def papers_table(settings, names):
         cells = [setting]
         for name in names:
             value = baseline(setting, name)
-            if name == "finite-horizon Gittins":  # where the exact optimum is known, that one
-                value = baseline(setting, "Bayes optimum (exact)") or value
+            if name == "limit":
+                value = baseline(setting, "Bayes optimum (exact)")
+                value = value or baseline(setting, "finite-horizon Gittins")
             cells.append("–" if value is None else f"{value:.5g}")
         cells += [reported(setting, paper) for paper in papers]
         cells += [reproduced(script, setting) for script in ("rl2_ppo", "snail_ppo", "maml_trpo")]
@@ -450,10 +472,9 @@ def papers_table(settings, names):
 
 
 def bandits_table():
-    """The papers' bandits; the limit of ten pulls is the exact optimum."""
-    names = ["finite-horizon Gittins", "UCB tuned", "Thompson sampling", "greedy", "random"]
-    lines = papers_table(baselines.BANDITS, names)
-    return lines.replace("finite-horizon Gittins", "limit", 1)
+    """The papers' bandits."""
+    names = ["limit", "UCB tuned", "Thompson sampling", "greedy", "random"]
+    return papers_table(baselines.BANDITS, names)
 
 
 def mdps_table():
@@ -465,24 +486,23 @@ def mdps_table():
 
 def limit(bound):
     """What bounds a family's return: a number and what it is."""
-    scores = read("baselines.json")
     if bound in ROWS:
-        found = find(bound)
+        found = row_and_results(bound)
         if found is None:
             return "–"  # the oracle is not trained yet
         _, results = found
-        mean, _ = over_seeds([score(result) for result in results.values()])
+        mean, _ = mean_score(results)
         return f"{mean:.1f} (oracle)"
     if bound == "Bayes optimum":
-        number = f"{scores['5 arms, 10 pulls']['Bayes optimum (exact)']['return_mean']:.2f}"
+        number = f"{baseline('5 arms, 10 pulls', 'Bayes optimum (exact)'):.2f}"
     elif bound == "Gittins":
-        number = f"{scores['5 arms, 100 pulls']['finite-horizon Gittins']['return_mean']:.1f}"
+        number = f"{baseline('5 arms, 100 pulls', 'finite-horizon Gittins'):.1f}"
     elif bound == "knows the MDP":
         number = f"{10 * optimum('TabularMDP-v0', '{}')[0]:.1f}"
     elif bound == "at the goal":
         number = "0"
     elif bound == "knows the maze":  # two episodes; each step costs 0.04, the goal pays 1
-        planner = scores["5 × 5 rooms, 50 steps"]["planner that knows the maze"]
+        planner = read("baselines.json")["5 × 5 rooms, 50 steps"]["planner that knows the maze"]
         number = f"{2 * (1 - 0.04 * planner['steps_mean']):.2f}"
     else:
         return "–"
@@ -496,7 +516,7 @@ def short_table():
     for script in ("maml_trpo", "rl2_ppo", "snail_ppo"):
         for _, row, results, _ in published(script):
             mean, stderr = over_seeds(trials(row, results))
-            text = f"**{mean:.4g}** ± {significant(stderr, 2)} ({count(results)})"
+            text = f"**{mean:.4g}** ± {significant(stderr, 2)} ({seeds_in_words(results)})"
             cells[row.get("family"), script] = f"{text}, {minutes(results)} min"
     for family, bound in FAMILIES.items():
         line = []
@@ -508,27 +528,23 @@ def short_table():
 
 
 def side_by_side(stem):
-    """A task's rows: (algorithm, the entry of its row as `published` gives it, its oracle's)."""
-    for script, algorithm in ALGORITHMS.items():
-        name = f"{algorithm.lower().replace('²', '2')}-{stem}"
-        oracle = f"{name}-oracle"
-        if script == "maml_trpo":
-            name = f"{stem}-maml"
-            oracle = f"{stem}-oracle"
-        if name in ROWS:
-            yield algorithm, published_row(name), published_row(oracle) if oracle in ROWS else None
+    """A task's rows: (algorithm, its row as a `published_row`, its oracle's)."""
+    names = {"MAML": f"{stem}-maml", "RL²": f"rl2-{stem}", "SNAIL": f"snail-{stem}"}
+    for algorithm, name in names.items():
+        oracle = name.removesuffix("-maml") + "-oracle"
+        yield algorithm, published_row(name), published_row(oracle)
 
 
 def stages(results):
     """Mean and standard error of the return of each episode, or after 0, 1, ... gradient steps."""
     entry = "return_by_episode"
-    if next(iter(results.values()))["algorithm"] == "maml_trpo":
+    if first_of(results)["algorithm"] == "maml_trpo":
         entry = "return_by_gradient_step"
     return over_seeds_of(results, entry)
 
 
 def oracle_return(entry):
-    """The return of an episode of an oracle, an entry of `published`.
+    """The return of an episode of an oracle, a `published_row`.
 
     With RL^2 and SNAIL that is the last episode. MAML's takes no gradient step.
     """
@@ -547,22 +563,25 @@ def side_by_side_table():
                 continue  # not trained yet: `run.py --list` says so
             _, row, results, _ = entry
             means, stderrs = stages(results)
-            texts = [
-                f"{mean:.1f} ± {stderr:.1f}" for mean, stderr in zip(means, stderrs, strict=True)
-            ]
-            returns = ", ".join(texts)
-            returns += (
-                " after 0 to 3 gradient steps" if algorithm == "MAML" else " in episodes 1, 2"
-            )
+            returns = ", ".join(with_errors(means, stderrs, 1))
+            if algorithm == "MAML":
+                returns += " after 0 to 3 gradient steps"
+            else:
+                returns += " in episodes 1, 2"
             oracle = "–"
             share = "–"
             if oracle_entry is not None:
                 best = oracle_return(oracle_entry)
                 oracle = f"{best:.1f}"
-                shares = (means - row["random"]) / (best - row["random"])
-                share = f"{shares[1]:.2f}"
-            steps = next(iter(results.values()))["global_step"]
-            cells = [title, f"{algorithm}, {count(results)}", f"{row['random']:.1f}", returns]
+                # of the second episode, or after one gradient step
+                share = f"{(means[1] - row['random']) / (best - row['random']):.2f}"
+            steps = first_of(results)["global_step"]
+            cells = [
+                title,
+                f"{algorithm}, {seeds_in_words(results)}",
+                f"{row['random']:.1f}",
+                returns,
+            ]
             cells += [oracle, share, f"{steps / 1e6:.0f} M", minutes(results)]
             lines.append(table_row(cells))
     return "\n".join(lines)
@@ -610,24 +629,22 @@ def plot_side_by_side():
 def levels():
     """The run of docs/environments.md's example of levels, in words."""
     name = "minigrid-red-ball-2-episodes"
-    found = find(name)
+    found = row_and_results(name)
     if found is None:
         return ""  # not trained yet
     row, results = found
-    means, stderrs = over_seeds_of(results, "return_by_episode")
-    texts = []
-    for mean, stderr in zip(means, stderrs, strict=True):
-        texts.append(f"{mean:.3f} ± {stderr:.3f}")
+    means, stderrs = stages(results)
+    texts = with_errors(means, stderrs, 3)
     # MiniGrid pays 1 - 0.9 steps / 64, and nothing where the ball is not found in 64 steps.
     steps = [64 * (1 - mean) / 0.9 for mean in means]
-    num_rooms = next(iter(results.values()))["eval_trials"]
+    num_rooms = first_of(results)["eval_trials"]
     return (
         f"```bash\n{command(name, results)}\n```\n\n"
         f"In {num_rooms:,} rooms it has never seen the first episode brings {texts[0]}, the second "
         f"{texts[1]} (random actions: {row['random']:.3f}), that is the ball in at most "
         f"{steps[0]:.1f} steps on average, and then in {steps[1]:.1f}: it remembers where it was. "
         f"[Curve and network](../benchmark/results/{name}); {minutes(results)} minutes, "
-        f"{count(results)}."
+        f"{seeds_in_words(results)}."
     )
 
 
@@ -642,8 +659,11 @@ def walkers(setting):
         for name, _, results, _ in published(script):
             for seed in results:
                 path = RESULTS / name / f"seed-{seed}" / "mazes.json"
-                if path.exists() and setting in json.loads(path.read_text()):
-                    first, second = json.loads(path.read_text())[setting][:2]
+                if not path.exists():
+                    continue
+                summaries = json.loads(path.read_text())
+                if setting in summaries:
+                    first, second = summaries[setting][:2]
                     yield f"[{algorithm}](../benchmark/results/{name}), seed {seed}", first, second
 
 
@@ -703,21 +723,25 @@ def speed():
         "kernel_share": "recurrent kernel",
         "concatenation_share": "concatenation",
     }
-    shares = [f"share of {part}" for part in parts.values()]
-    lines = table_head(["what", "steps per second", *shares])
+    head = [f"share of {part}" for part in parts.values()]
+    lines = table_head(["what", "steps per second", *head])
     for name, row in read("speed.json").items():
+        if name in ("cores", "torch"):
+            continue
+        shares = [""] * len(parts)
         if isinstance(row, float):
-            lines.append(f"| {name} | {row:,.0f} | | | |")
-        elif isinstance(row, dict) and "rollout_share" in row:
+            text = f"{row:,.0f}"
+        elif "rollout_share" in row:
+            text = f"{row['steps_per_second']:,.0f}"
             shares = [f"{row[key]:.0%}" if key in row else "" for key in parts]
-            lines.append(table_row([name, f"{row['steps_per_second']:,.0f}", *shares]))
-        elif isinstance(row, dict) and "late" in row:
-            times = f"{row['early']:.1f} ms at t = 100, {row['late']:.1f} ms at t = 900"
-            lines.append(f"| {name} | {times} | | | |")
-        elif isinstance(row, dict) and "ms_per_trial_of_8" in row:
-            times = f"{row['ms_per_trial_of_8']:.2f} ms a trial in a minibatch of 8, "
-            times += f"{row['ms_per_trial_of_64']:.2f} ms in one of 64"
-            lines.append(f"| {name} | {times} | | | |")
+        elif "late" in row:
+            text = f"{row['early']:.1f} ms at t = 100, {row['late']:.1f} ms at t = 900"
+        elif "ms_per_trial_of_8" in row:
+            text = f"{row['ms_per_trial_of_8']:.2f} ms a trial in a minibatch of 8, "
+            text += f"{row['ms_per_trial_of_64']:.2f} ms in one of 64"
+        else:
+            continue  # it has a table of its own
+        lines.append(table_row([name, text, *shares]))
     return "\n".join(lines)
 
 
@@ -828,7 +852,7 @@ def tutorial_uses():
     head = ["what changes", "random actions", first, then, "minutes", "command"]
     lines = table_head(head)
     for use, name in USES.items():
-        found = find(name)
+        found = row_and_results(name)
         if found is None:  # not trained yet
             train = f"`python benchmark/run.py {name}`"
             lines.append(table_row([use, "", "not measured yet", "", "", train]))
@@ -857,8 +881,8 @@ def kept_by_snail(args, steps):
 def tutorial_choice():
     """What the three algorithms cost and can do, as a markdown table."""
     names = ("navigation", "bandit-5-arms-10-pulls", "snail-bandit-5-arms-10-pulls")
-    found = [find(name) for name in names]
-    firsts = [next(iter(results.values())) for _, results in found]
+    found = [row_and_results(name) for name in names]
+    firsts = [first_of(results) for _, results in found]
     maml, rl2, snail = [read(f"{name}/seed-1/args.json") for name in names]
     env = baselines.envs.make(maml["env_id"], 1, **maml["env_kwargs"])
     episodes = maml["eval_episodes"]
@@ -926,9 +950,8 @@ ALGORITHMS = {"maml_trpo": "MAML", "rl2_ppo": "RL²", "snail_ppo": "SNAIL"}
 
 def reached(row, results, curve, part):
     """The first line of a learning curve with `part` of the gain over random actions."""
-    first = next(iter(results.values()))
-    mean, _ = over_seeds([score(result) for result in results.values()])
-    episodes = 1 if row["script"] == "maml_trpo" else first["episodes_per_trial"]
+    mean, _ = mean_score(results)
+    episodes = 1 if row["script"] == "maml_trpo" else first_of(results)["episodes_per_trial"]
     random = row["random"] * episodes
     for line in curve:
         if row["script"] == "maml_trpo":
@@ -947,7 +970,7 @@ def tutorial_efficiency():
     for name in EFFICIENCY:
         _, row, results, curves = published_row(name)
         found = [reached(row, results, curve, 0.95) for curve in curves]
-        steps = next(iter(results.values()))["global_step"]
+        steps = first_of(results)["global_step"]
         cells = [row["title"], ALGORITHMS[row["script"]], f"{steps / 1e6:.3g} M", minutes(results)]
         if found and None not in found:  # each seed came so far
             first_steps = np.mean([line["global_step"] for line in found])
@@ -967,7 +990,7 @@ def tables():
         page = f"docs/{algorithm}.md"
         links = [f"![{row['title']}](figures/{name}.png)" for name, row, *_ in published(algorithm)]
         texts[page, "speed"] = speed()
-        texts[page, "results"] = table(algorithm)
+        texts[page, "results"] = ppo_table(algorithm)
         texts[page, "ablations"] = ablations(algorithm)
         texts[page, "curves"] = "\n\n".join(links)
     page = "docs/maml_trpo.md"

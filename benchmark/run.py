@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from envs import UsageError  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
 RUNS = ROOT / "runs" / "benchmark"
-# Arguments that a run's numbers do not depend on. (The seed is in the name of its folder.)
+# Arguments that a run's numbers do not depend on: `settings` leaves them out.
 INCIDENTAL = (
     "exp_name",
     "track",
@@ -52,7 +53,7 @@ INCIDENTAL = (
     "resume",
     "checkpoint_seconds",
 )
-PPO = [
+PPO_SCALARS = [
     "charts/trial_return",
     "charts/gamma",
     "charts/episodes_per_trial",
@@ -61,8 +62,8 @@ PPO = [
     "losses/explained_variance",
 ]
 SCALARS = {
-    "rl2_ppo": PPO,
-    "snail_ppo": PPO,
+    "rl2_ppo": PPO_SCALARS,
+    "snail_ppo": PPO_SCALARS,
     "maml_trpo": ["losses/kl", "losses/improvement", "losses/step_size", "charts/episode_length"],
 }
 # What --amp computes in bfloat16, and agent.pt keeps so: SNAIL's network without its heads, and of
@@ -110,19 +111,19 @@ def flags(script, args):
             value = tuple(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # 30000000 instead of 30000000.0
-        if name in ("resume", "exp_name") or value == defaults[name]:
+        if name == "exp_name" or value == defaults[name]:
             continue
-        flag = "--" + name.replace("_", "-")
+        word = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
+            words.append(f"--{word}" if value else f"--no-{word}")
         elif isinstance(value, dict):
-            words.append(flag)
+            words.append(f"--{word}")
             for key, number in value.items():
                 words += [key, str(number)]
         elif isinstance(value, tuple):
-            words += [flag, *map(str, value)]
+            words += [f"--{word}", *map(str, value)]
         else:
-            words += [flag, str(value)]
+            words += [f"--{word}", str(value)]
     return words
 
 
@@ -358,9 +359,10 @@ def curve(run, script):
     for i, event in enumerate(events.Scalars("charts/SPS")):
         scalars = [f"{numbers[i]:.5g}" for numbers in series.values()]
         rows.append([event.step, f"{event.step / event.value:.1f}", *scalars])
-    stride = -(-len(rows) // 400)  # at most 400 rows
+    stride = ceil(len(rows) / 400)  # at most 400 rows, the last one among them
+    first = (len(rows) - 1) % stride
     names = [tag.split("/")[1] for tag in series]
-    return ["global_step", "seconds", *names], rows[stride - 1 :: stride]
+    return ["global_step", "seconds", *names], rows[first::stride]
 
 
 def shrink(source, target):
@@ -389,8 +391,9 @@ def maze_steps(script, checkpoint, num_mazes=1000):
     agent = script.load(checkpoint)
     episodes = agent.args.episodes_per_trial
     result = {}
+    room = getattr(agent, "steps", np.inf)  # in SNAIL's memory; RL^2's has no limit
     for setting, (size, horizon) in baselines.MAZES.items():
-        if getattr(agent, "steps", np.inf) < episodes * horizon:
+        if room < episodes * horizon:
             continue
         env = envs.make("VisualMaze-v0", 50, size=size, horizon=horizon)
         tasks = env.sample_tasks(num_mazes, [1, agent.args.eval_seed])
@@ -410,10 +413,8 @@ def maze_steps(script, checkpoint, num_mazes=1000):
     return result
 
 
-def collect(name, seed):
-    """Copies what is published of a finished run into the results."""
-    run = find_run(name, seed)
-    script = ROWS[name]["script"]
+def remove_former(name, seed):
+    """Removes the results of this seed, and of all seeds with other arguments than today's."""
     for other in ROWS[name]["seeds"]:
         # A row's seeds are of the same arguments: those of former ones go (git has them).
         path = results_folder(name, other) / "args.json"
@@ -424,6 +425,13 @@ def collect(name, seed):
                 (RESULTS / name / "agent.json").unlink()  # agent.pt is of a run that is gone
         if is_former:
             forget_random_return(name)
+
+
+def collect(name, seed):
+    """Copies what is published of a finished run into the results, in the place of former ones."""
+    remove_former(name, seed)
+    run = find_run(name, seed)
+    script = ROWS[name]["script"]
     target = results_folder(name, seed)
     target.mkdir(parents=True)
     args = json.loads((run / "args.json").read_text()) | {"resume": None}
@@ -462,12 +470,15 @@ def median_seed(name):
 def publish_agent(name):
     """Makes the network of the median seed the row's agent.pt, and writes down which seed it is."""
     seed = median_seed(name)
+    if read_agent_seed(name) == seed:
+        return
     run = find_run(name, seed)
     published = (results_folder(name, seed) / "eval.json").read_bytes()
-    if run is not None and (run / "eval.json").read_bytes() == published:
+    is_finished = run is not None and (run / "eval.json").exists()
+    if is_finished and (run / "eval.json").read_bytes() == published:
         shrink(run / "checkpoint.pt", RESULTS / name / "agent.pt")
         (RESULTS / name / "agent.json").write_text(json.dumps({"seed": seed}) + "\n")
-    elif read_agent_seed(name) != seed:
+    else:
         print(f"{name}: agent.pt is not of the median seed {seed}, whose run is not here.")
 
 
@@ -490,17 +501,17 @@ def write_random_returns(returns):
 
 def add_random_return(name):
     """Random actions in a row's environment, in random.json, where they are not there yet."""
-    if name in random_returns():
+    returns = random_returns()
+    if name in returns:
         return
     args = arguments(name, 1)
     import_example(name)
     is_cheap = args["env_id"] in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0")
     num_tasks = 40_000 if is_cheap else 1000
     env_kwargs = dict(args["env_kwargs"])
-    env_kwargs.pop("vectorization_mode", None)  # as many processes as tasks were too many
-    score = baselines.random_return(args["env_id"], env_kwargs, num_tasks)
-    # Read again: another process may have added a row meanwhile.
-    write_random_returns(random_returns() | {name: score})
+    env_kwargs.pop("vectorization_mode", None)  # else each task were a process of its own
+    returns[name] = baselines.random_return(args["env_id"], env_kwargs, num_tasks)
+    write_random_returns(returns)
 
 
 def import_example(name):
@@ -524,10 +535,15 @@ def bring_up_to_date(name, seeds, is_named):
         with alone_with_results():
             collect(name, seed)
         print(f"{name}, seed {seed}: {describe(name, seed)}", flush=True)
+        complete(name)  # now: the next seed may take hours
+    complete(name)
+
+
+def complete(name):
+    """Adds what a row with results has besides: an agent, and the return of random actions."""
     if any(state(name, seed) == "collected" for seed in ROWS[name]["seeds"]):
         with alone_with_results():
-            if read_agent_seed(name) != median_seed(name):
-                publish_agent(name)
+            publish_agent(name)
             add_random_return(name)
 
 
@@ -605,10 +621,17 @@ def evaluate(name):
     env = envs.make(args.env_id, 1, **args.env_kwargs)
     tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])
     env.close()
-    environment = (args.env_id, args.env_kwargs, tasks)
     if ROWS[name]["script"] == "maml_trpo":
         policy, params, _ = script.load(path, device)
-        returns = script.evaluate(policy, params, *environment, args.eval_episodes, args.eval_seed)
+        returns = script.evaluate(
+            policy,
+            params,
+            args.env_id,
+            args.env_kwargs,
+            tasks,
+            args.eval_episodes,
+            args.eval_seed,
+        )
         by_episode = returns.reshape(len(tasks), -1)
         return {
             "return_by_gradient_step": returns.mean(2),
@@ -617,7 +640,13 @@ def evaluate(name):
         }
     agent = script.load(path, device)
     returns, regrets = script.evaluate(
-        agent, *environment, args.episodes_per_trial, args.eval_seed, return_regret=True
+        agent,
+        args.env_id,
+        args.env_kwargs,
+        tasks,
+        args.episodes_per_trial,
+        args.eval_seed,
+        return_regret=True,
     )
     results = {"return_by_episode": returns, "return": returns.sum(1)}
     if regrets is not None:
@@ -698,6 +727,8 @@ def main(words=None):
     elif args.jobs > 1:
         runs = missing_runs(names, args.seeds, bool(args.names))
         bring_up_to_date_side_by_side(runs, args.jobs)
+        for name in names:
+            complete(name)
     else:
         for name in names:
             bring_up_to_date(name, seeds_of(name, args.seeds), name in args.names)

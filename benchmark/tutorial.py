@@ -13,7 +13,6 @@ checked, and is given the same outputs.
 import base64
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -126,4 +125,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
