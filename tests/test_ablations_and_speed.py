@@ -69,12 +69,16 @@ def losses(module, settings, change):
     return {name: x for name, x in scalars.items() if name.startswith("losses/")}, result
 
 
+def base_entry(module, group):
+    """The group's base, its first entry."""
+    return next(entry for entry in ENTRIES if entry[:2] == (module, group))
+
+
 @cache
 def base_losses(module, group):
-    """The losses of the group's base, its first entry."""
-    for candidate, title, _, settings, change in ENTRIES:
-        if candidate is module and title == group:
-            return losses(module, settings, change)[0]
+    """The losses of the group's base."""
+    _, _, _, settings, change = base_entry(module, group)
+    return losses(module, settings, change)[0]
 
 
 def entry_id(entry):
@@ -83,7 +87,18 @@ def entry_id(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=entry_id)
 def test_every_ablation_runs(entry):
-    module, group, _, settings, change = entry
+    module, group, name, settings, change = entry
+    _, _, base_name, base_settings, _ = base_entry(module, group)
+    args = module.Args(**settings)
+    base = module.Args(**base_settings)
+    is_other_program = change is not nullcontext or args.env_id != base.env_id
+    if module.ALGORITHM == "maml_trpo":
+        is_other_program |= args.num_inner_steps != base.num_inner_steps
+    if name != base_name and not is_other_program:
+        # It takes no training to see that these are arguments, and others than the base's.
+        module.check_arguments(args)
+        assert args != base
+        return
     logged, result = losses(module, settings, change)
     assert result.keys() == {"return", "stderr", "seconds"}
     assert all(map(math.isfinite, result.values()))
@@ -232,9 +247,11 @@ def test_interrupted_ablations_go_on(monkeypatch, tmp_path):
     assert [entry["return"] for entry in written[group].values()] == [1, 2, 4, 5]
 
 
-@pytest.mark.parametrize("name", ["speed", "ablations"])
-def test_threads_wait_as_briefly_as_in_the_scripts(name):
-    """Where torch is imported first, the scripts set it too late."""
+@pytest.mark.parametrize(
+    "name", ["maml_trpo", "rl2_ppo", "snail_ppo", "benchmark/speed", "benchmark/ablations"]
+)
+def test_how_long_idle_threads_wait_is_set_before_torch_is_imported(name):
+    """Later it has no effect."""
     program = f"""
 import builtins, os, runpy
 load = builtins.__import__
@@ -245,7 +262,7 @@ def check(name, *arguments):
     return load(name, *arguments)
 builtins.__import__ = check
 os.environ.pop("GOMP_SPINCOUNT", None)
-runpy.run_path("benchmark/{name}.py")
+runpy.run_path("{name}.py")
 """
     done = subprocess.run(
         [sys.executable, "-uc", program], cwd=ROOT, capture_output=True, text=True, timeout=60

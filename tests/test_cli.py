@@ -123,7 +123,7 @@ def test_a_run_and_its_summary(script, env_id, words, in_tmp, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_processes_of_torchrun_meet_before_anything_else(script, monkeypatch):
+def test_processes_of_torchrun_meet(script, monkeypatch):
     met = []
     monkeypatch.setattr(dist, "init_process_group", lambda: met.append(script))
     monkeypatch.delenv("RANK", raising=False)
@@ -341,7 +341,7 @@ ALL = [
     ("--action-scale nan", "action_scale must be above 0, got nan"),
     ("--seed -1", "at least 0"),
     ("--eval-trials 1", "eval_trials must be at least 2"),
-    ("--track", "wandb"),
+    ("--track", "--track needs a package: pip install wandb."),
     ("--resume nowhere.pt", "nowhere.pt is no readable checkpoint: FileNotFoundError"),
     ("--resume truncated.pt", "truncated.pt is no readable checkpoint"),
     ("--resume text.pt", "text.pt is no readable checkpoint"),
@@ -426,6 +426,7 @@ def test_bad_input_is_one_clear_sentence(
     script, arguments, words, checkpoints, in_tmp, monkeypatch
 ):
     (in_tmp / "own.py").write_text(OWN)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     arguments = re.sub(r"--resume (\w+\.pt)", rf"--resume {checkpoints / script}/\1", arguments)
     if "own:NaN" in arguments:
         arguments += " " + TINY[script].replace("--env-kwargs horizon 9", "")

@@ -255,7 +255,7 @@ class Walker:
 
         A march in tiny steps.
         """
-        steps = np.arange(0.0005, 20, 0.001)  # ahead
+        steps = np.arange(0.0005, len(self.blocks), 0.001)  # ahead
         offsets = (np.arange(40) + 0.5) / 20 - 1  # aside, in one step ahead: 45 degrees at the edge
         down, right = MOVES[self.heading]
         aside_down, aside_right = MOVES[(self.heading + 1) % 4]
@@ -685,7 +685,7 @@ def test_observe_task_appends_the_task(env_id):
 def test_episodes_end_at_the_horizon_and_tasks_stay(env_id, horizon):
     env = envs.make(env_id, num_envs=6)
     assert env.horizon == horizon
-    tasks = env.sample_tasks(6)
+    tasks = env.sample_tasks(6, 0)
     env.reset(seed=0, options={"tasks": tasks})
     actions = np.zeros(env.action_space.shape, env.action_space.dtype)
     for t in range(1, 3 * horizon + 1):
@@ -790,7 +790,6 @@ def test_held_out_tasks_depend_on_their_generator_alone(env_id):
     env.reset(seed=0)
     env.sample_tasks(100)
     assert (env.sample_tasks(8, np.random.default_rng(5)) == before).all()
-    assert (np.repeat(before, 2, axis=0)[2:4] == before[[1, 1]]).all()
 
 
 # ------------------------------------------------------------------------------ gymnasium's API

@@ -661,8 +661,11 @@ def test_conjugate_gradient_against_a_direct_solve():
 
     x = maml_trpo.conjugate_gradient(product, b, 50)  # it has converged long before
     torch.testing.assert_close(x, torch.linalg.solve(matrix, b), atol=1e-4, rtol=1e-4)
+    # After three iterations it is the best of all combinations of b, A b and A A b.
+    krylov = torch.stack([b, matrix @ b, matrix @ matrix @ b])
+    expected = torch.linalg.solve(krylov @ matrix @ krylov.T, krylov @ b) @ krylov
     rough = maml_trpo.conjugate_gradient(product, b, 3)
-    assert 0 < (matrix @ rough - b).norm() < b.norm()
+    torch.testing.assert_close(rough, expected, atol=1e-8, rtol=1e-6)
 
 
 def hand_distribution(params, batches, i, args):
@@ -707,9 +710,9 @@ def test_the_full_step_is_the_natural_gradient_on_the_trust_regions_border():
     matrix = explicit_fisher(params, batches, args) + 1e-3 * torch.eye(len(flat(params)))
     x = torch.linalg.solve(matrix, meta_gradient(policy, params, batches, args))
     full_step = (2 * args.max_kl / (x @ matrix @ x)).sqrt() * x
-    step = logs["losses/step_size"] * full_step
-    tolerance = 1e-3 * step.abs().max().item()
-    torch.testing.assert_close(flat(new) - flat(params), step, atol=tolerance, rtol=1e-2)
+    assert logs["losses/step_size"] == 1
+    tolerance = 1e-3 * full_step.abs().max().item()
+    torch.testing.assert_close(flat(new) - flat(params), full_step, atol=tolerance, rtol=1e-2)
 
 
 def test_a_rejected_step_leaves_the_parameters_untouched(monkeypatch):
@@ -776,6 +779,7 @@ def test_steps_that_training_did_not_know_are_a_fraction_as_long(trained, settin
 def test_evaluation_on_named_tasks_equals_trials_by_hand(env_id):
     """One return per task, gradient step and episode; ten tasks at a time, then what is left."""
     args = Args(meta_batch_size=3, episodes_per_task=4, hidden_size=8, inner_lr=0.4)
+    args = replace(args, gamma=0.9, gae_lambda=0.7)
     env_kwargs = {"horizon": 6}
     env = envs.make(env_id, 1, **env_kwargs)
     policy = Policy(env, args)
@@ -1065,7 +1069,9 @@ def test_an_update_that_is_not_finite_stops_the_run_and_the_checkpoint_is_whole(
 
 
 def test_it_learns_to_adapt(in_tmp):
-    """Seconds: one gradient step in a new task halves the distance to a goal it cannot know."""
+    """Takes some seconds. After one gradient step it is less than half as far from the goal, on
+    average, as an untrained policy after one.
+    """
     args = Args(num_iterations=12, meta_batch_size=10, eval_trials=50, eval_episodes=10)
     result = maml_trpo.train(args)
     before, after = result["return_by_gradient_step"][:2]

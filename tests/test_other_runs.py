@@ -293,7 +293,7 @@ def test_running_statistics_that_are_not_the_runs_are_refused(name):
         envs.make(f"Norm{name}-v0", 2)
     message = str(caught.value)
     assert "--norm-obs" in message
-    assert "normal" in message.lower()  # of what
+    assert f"Norm{name}-v0" in message  # of what
     assert len(message.splitlines()) == 1
 
 
@@ -653,7 +653,7 @@ def test_other_numbers_stay_what_they_are(script, in_folder, monkeypatch):
 
 @pytest.mark.parametrize("number", ["1e", "ten"])
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_what_is_no_whole_number_is_refused(script, number, in_folder, monkeypatch, capsys):
+def test_what_is_no_number_is_refused(script, number, in_folder, monkeypatch, capsys):
     message = run_here(script, f"{TINY[script]} {LENGTH[script]} {number}", monkeypatch)
     words = f"{message} {capsys.readouterr().err}"
     assert number in words
@@ -729,12 +729,7 @@ def batch_of_training(script, monkeypatch, **settings):
 def test_an_environments_id_alone_is_enough(script, env_id, in_folder, monkeypatch):
     """As many trials as the papers' small tasks have, fewer of long ones."""
     trials, steps = batch_of_training(script, monkeypatch, env_id=env_id)
-    if env_id in ("Bandit-v0", "TabularMDP-v0"):
-        assert trials == 4000
-    assert trials * steps <= 400_000
-    assert trials >= 100
-    if steps >= 2000:
-        assert trials <= 400
+    assert trials == min(4000, 400_000 // steps)
 
 
 @pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
@@ -974,9 +969,11 @@ def test_a_stop_is_one_sentence_and_leaves_no_process(
         preexec_fn=listen,
         env=os.environ | variables,
     )
+    deadline = time.monotonic() + 120
     try:
         while not list(tmp_path.glob("runs/*/checkpoint.pt")):
             assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(seconds)  # 0: there is a checkpoint, but not much else yet
         if whom == "group":

@@ -399,8 +399,11 @@ def test_a_walk_shows_what_is_seen_beside_the_map_with_the_agent(script, tmp_pat
     for i in range(gif.n_frames):
         gif.seek(i)
         frames.append(pixels_of(gif).reshape(num_rows, 150, 3, 350, 3).swapaxes(1, 2))
-    chosen = [parts["episode 1"], parts["episode 3"]] if script is rl2_ppo else []
-    for row, part in enumerate(chosen):
+    labels = ["episode 1", "episode 3"]
+    if script is maml_trpo:
+        labels = ["0 gradient steps", "1 gradient step", "3 gradient steps"]
+    for row, label in enumerate(labels):
+        part = parts[label]
         for i, task in enumerate(tasks):
             first = frames[0][row, i]
             # below the text in the upper left corner

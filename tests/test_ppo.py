@@ -646,8 +646,6 @@ def test_normalisation_uses_the_moments_of_all_rows_so_far(module):
         mean, variance = moments(rows)
         np.testing.assert_allclose(stats.mean, mean, rtol=1e-10)
         np.testing.assert_allclose(stats.var, variance, rtol=1e-10)
-        np.testing.assert_allclose(stats.mean, rows.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(stats.var, rows.var(0), rtol=1e-5)
     assert stats.mean.dtype == stats.var.dtype == torch.float64
     env = envs.make("Navigation2D-v0")
     agent = make_agent(module, env, 1, norm_obs=True)
@@ -909,7 +907,7 @@ def test_a_regret_of_some_batches_alone_is_none(module, reporting, monkeypatch):
         assert regrets is None
 
 
-def test_standard_errors_cover_the_truth(module):
+def test_returns_of_evaluations_scatter_around_the_truth_as_independent_ones(module):
     """A policy whose expected return is known: always the first arm, in tasks of many seeds."""
     env = envs.make("Bandit-v0")
     agent = make_agent(module, env, 2)

@@ -145,8 +145,11 @@ def start(arguments, cwd):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    deadline = time.monotonic() + 120
     while not list(cwd.glob("runs/*/checkpoint.pt")):
-        assert process.poll() is None
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError("There is no checkpoint.")
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = []
