@@ -101,27 +101,6 @@ def test_it_learns_to_learn(script, arguments, in_tmp, monkeypatch):
     assert last > 0.65  # informed in the last
 
 
-@pytest.mark.parametrize(
-    "script, env_id, words",
-    [
-        ("maml_trpo", "Navigation2D-v0", "after 3 gradient steps"),
-        ("rl2_ppo", "Bandit-v0", "return_mean  "),
-        ("snail_ppo", "Bandit-v0", "regret_mean  "),
-    ],
-)
-def test_a_run_and_its_summary(script, env_id, words, in_tmp, monkeypatch, capsys):
-    assert run_here(script, f"{TINY[script]} {SHORT[script]}", monkeypatch) is None
-    (folder,) = (in_tmp / "runs").iterdir()
-    assert re.fullmatch(rf"{env_id}__{script}__1__\d+", folder.name)
-    names = {path.name for path in folder.iterdir()}
-    assert {"args.json", "checkpoint.pt", "eval.json"} <= names
-    assert any(name.startswith("events") for name in names)
-    checkpoint = f"runs/{folder.name}/checkpoint.pt"
-    output = capsys.readouterr().out
-    for expected in (words, "new tasks:", f"python benchmark/pictures.py {checkpoint}"):
-        assert expected in output
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_processes_of_torchrun_meet(script, monkeypatch):
     met = []
@@ -380,10 +359,15 @@ SNAIL = [
     ("--sizes 32 0 32 32", "sizes must be above 0, got (32, 0, 32, 32)"),
     ("--resume good.pt --episodes-per-trial 11", "episodes_per_trial must stay 10"),
 ]
-CASES = [(script, *case) for script in SCRIPTS for case in ALL]
+CASES = [(script, *case) for script in ("maml_trpo", "rl2_ppo") for case in ALL]
 CASES += [("maml_trpo", *case) for case in MAML]
-CASES += [(script, *case) for script in ("rl2_ppo", "snail_ppo") for case in PPO]
-CASES += [("rl2_ppo", *case) for case in RL2]
+CASES += [("rl2_ppo", *case) for case in PPO + RL2]
+# What is behind `rollout` is the same text in RL^2 and SNAIL (a test of test_ppo.py), but for what
+# must stay. What is before it checks the arguments.
+OF_ARGUMENTS = ("num_envs", "exceed", "action_scale", "at least", "eval_trials", "above 0", "stay")
+for case in ALL + PPO:
+    if any(word in case[1] for word in OF_ARGUMENTS):
+        CASES.append(("snail_ppo", *case))
 CASES += [("snail_ppo", *case) for case in SNAIL]
 
 
@@ -440,18 +424,18 @@ def test_bad_input_is_one_clear_sentence(
     assert [path.name for path in in_tmp.iterdir() if path.name != "__pycache__"] == ["own.py"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_mistake_from_the_command_line_is_one_line_and_no_traceback(
-    script, tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys
 ):
-    done = run(script, "--gamma 1.1", tmp_path)
+    done = run("rl2_ppo", "--gamma 1.1", tmp_path)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: gamma")
     assert "must not exceed 1" in done.stderr
     assert not list(tmp_path.iterdir())
-    assert run_here(script, "--gama 1", monkeypatch) == 2
-    assert "--gama" in capsys.readouterr().err
+    for script in SCRIPTS:
+        assert run_here(script, "--gama 1", monkeypatch) == 2
+        assert "--gama" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -459,7 +443,7 @@ def test_a_fault_in_a_users_environment_keeps_its_traceback(mode, in_tmp, monkey
     (in_tmp / "own.py").write_text(OWN)
     arguments = f"{TINY['rl2_ppo']} --env-id own:Raises-v0 --env-kwargs vectorization_mode {mode}"
     if mode == "async":  # gymnasium prints the traceback of the other process
-        done = run("rl2_ppo", arguments, in_tmp, env=os.environ | {"PYTHONPATH": str(in_tmp)})
+        done = run("rl2_ppo", arguments, in_tmp)  # own.py is found, as it is in this folder
         assert done.returncode == 1
         stderr = done.stderr
     else:
@@ -497,8 +481,7 @@ def test_a_package_that_a_users_code_misses_keeps_its_traceback(script, place, i
             run_here(script, f"{tiny} --env-id {env_id}", monkeypatch)
     finally:
         sys.modules.pop("own", None)
-    line = error.traceback[-1] if place else error.traceback[-2]
-    assert Path(error.traceback[-1].path).parent == in_tmp, line
+    assert Path(error.traceback[-1].path).parent == in_tmp
     assert error.value.__notes__
     assert not (in_tmp / "runs").exists()
 
@@ -537,30 +520,6 @@ def test_resume_takes_the_runs_env_kwargs_with_and_without_the_flag(in_tmp, monk
     assert run_here("rl2_ppo", f"{resume} 640 --env-kwargs num_arms 3", monkeypatch) is None
     message = run_here("rl2_ppo", f"{resume} 800 --env-kwargs num_arms 4", monkeypatch)
     assert "env_kwargs must stay {'num_arms': 3}" in message
-
-
-WANDB = """
-import json
-
-def init(**kwargs):
-    open("wandb.json", "w").write(json.dumps(kwargs))
-"""
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_track_starts_weights_and_biases(script, in_tmp, monkeypatch):
-    (in_tmp / "wandb.py").write_text(WANDB)
-    arguments = f"{TINY[script]} {SHORT[script]} --track --wandb-entity us"
-    try:
-        assert run_here(script, f"{arguments} --wandb-project-name ours", monkeypatch) is None
-    finally:
-        sys.modules.pop("wandb", None)
-    told = json.loads((in_tmp / "wandb.json").read_text())
-    assert told["entity"] == "us"
-    assert told["project"] == "ours"
-    assert told["sync_tensorboard"] is True
-    (folder,) = (in_tmp / "runs").iterdir()
-    assert told["name"] == folder.name
 
 
 # ------------------------------------------------------------------------------- what the docs show

@@ -86,7 +86,7 @@ def register(tmp_path, monkeypatch):
     """Registers an environment as Own-v0, of 10 steps an episode, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def register(kind, **settings):
+    def register(kind):
         gym.registry.pop("Own-v0", None)
         if isinstance(kind, type) and issubclass(kind, gym.vector.VectorEnv):
             gym.register("Own-v0", vector_entry_point=kind)
@@ -298,16 +298,6 @@ def test_boxes_of_whole_numbers_stay_as_observations(module, register):
     assert (evaluate(module, tasks) == 0).all()
 
 
-def test_half_bounded_axes_stay_as_they_are(register):
-    register(AimBatch)
-    env = envs.make("Own-v0", 2, low=[0, -np.inf, 2], high=[np.inf, 5, 4])
-    assert env.single_action_space.low.tolist() == [0, -np.inf, -1]
-    assert env.single_action_space.high.tolist() == [np.inf, 5, 1]
-    env.reset(seed=0)
-    env.step(np.array([[7, -9, 0], [-1, 6, -1]], dtype=np.float32))
-    assert env.unwrapped.given[0].tolist() == [[7, -9, 3], [0, 5, 2]]
-
-
 # ---------------------------------------------------------------- 2: actions outside the space
 
 
@@ -328,31 +318,6 @@ def test_an_environment_gets_actions_of_its_space_in_training_and_evaluation(
     result, _ = train(module, env_kwargs=kwargs, action_scale=5.0)
     if not kwargs:
         assert max(np.abs(result["return_by_episode"])) <= 20  # a step pays 1 at most
-
-
-@ppo_scripts
-@pytest.mark.parametrize("kwargs", RANGES)
-def test_act_plays_as_the_rollout_does_where_actions_are_clipped(module, kwargs, register):
-    register(AimBatch)
-    played = []
-    for by_hand in (False, True):
-        env = envs.make("Own-v0", 6, **kwargs)
-        agent = make_agent(module, env, action_scale=5.0)
-        torch.nn.init.normal_(agent.policy.weight, 0, 0.1)  # so that what is seen counts
-        tasks = env.sample_tasks(6, 0)
-        torch.manual_seed(1)
-        if by_hand:
-            obs, _ = env.reset(seed=3, options={"tasks": tasks})
-            state = agent.initial_state(6)
-            action = reward = done = np.zeros(6)
-            for _ in range(40):
-                action, state = agent.act(obs, action, reward, done, state)
-                obs, reward, terminated, truncated, _ = env.step(np.asarray(action))
-                done = terminated | truncated
-        else:
-            module.rollout(agent, env, tasks, 2, 3)
-        played.append(np.array(env.unwrapped.given))
-    np.testing.assert_allclose(played[0], played[1], rtol=1e-4, atol=1e-4)
 
 
 # --------------------------------------------------------------------------- 3: ends of episodes
@@ -1679,15 +1644,3 @@ def assert_runs(arguments, folder):
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_a_script_trains_on_a_module_in_the_current_folder(tmp_path):
-    (tmp_path / "mine.py").write_text(OWN)
-    arguments = f"{ROOT}/rl2_ppo.py --no-cuda --eval-trials 2 --env-id mine:Good-v0"
-    assert_runs([*arguments.split(), *ARGUMENTS["rl2_ppo"].split()], tmp_path)
-    assert list(tmp_path.glob("runs/*/eval.json"))
-
-
-def test_a_module_that_is_nowhere_is_still_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    refused(lambda: envs.make("nowhere_at_all:Good-v0"), "No module named")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -171,30 +172,6 @@ def test_small_differences_of_large_numbers_are_seen(script, iterations, in_fold
     expected = (np.arange(10) - 4.5) / np.arange(10).std()
     for column in x.T.tolist():
         assert column == pytest.approx(expected.tolist(), abs=0.02)
-
-
-@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
-def test_moments_go_on_where_a_run_goes_on(script, in_folder):
-    """Stopped, resumed: the same numbers as never stopped."""
-    module = MODULES[script]
-    settings = {"env_id": "OtherLights-v0", "norm_obs": True, "anneal_lr": False}
-    module.train(args_of(script, **settings, **length(script, 4), exp_name="whole"))
-    module.train(args_of(script, **settings, **length(script, 2), exp_name="half"))
-    (half,) = in_folder.glob("runs/*half*/checkpoint.pt")
-    rest = args_of(script, **settings, **length(script, 4), exp_name="rest", resume=str(half))
-    module.train(rest)
-    (whole,) = in_folder.glob("runs/*whole*/checkpoint.pt")
-    paths = [path for path in in_folder.glob("runs/*/checkpoint.pt") if path not in (half, whole)]
-    assert len(paths) == 1  # of the rest, a folder of its own
-    obs = 1800 + np.random.default_rng(0).random((50, 2))
-    seen = [seen_by_the_network(script, path, obs) for path in (whole, *paths)]
-    assert torch.equal(*seen)
-    saved = [torch.load(path, weights_only=True)["agent"] for path in (whole, *paths)]
-    assert all(torch.equal(tensor, saved[1][name]) for name, tensor in saved[0].items())
-    with pytest.raises(UsageError, match="norm_obs must stay True"):
-        module.train(
-            args_of(script, env_id="OtherLights-v0", resume=str(half), **length(script, 4))
-        )
 
 
 @pytest.mark.parametrize(
@@ -390,9 +367,12 @@ def test_a_finished_run_stays_as_it_was(script, in_folder, monkeypatch):
     before = contents(finished)
     resume = f"--resume {finished}/checkpoint.pt"
     more = "4" if script == "maml_trpo" else "640"
-    change = "--gamma 0.5" if script == "snail_ppo" else ""
-    if script == "rl2_ppo":
-        change = "--episodes-per-trial 20"
+    changes = {
+        "maml_trpo": "--eval-trials 7",
+        "rl2_ppo": "--episodes-per-trial 20",
+        "snail_ppo": "--gamma 0.5",
+    }
+    change = changes[script]
     for count in (2, 3):  # the second time, the first one is there
         arguments = f"{resume} {LENGTH[script]} {more} {change}"
         assert run_here(script, arguments, monkeypatch) is None
@@ -408,6 +388,8 @@ def test_a_finished_run_stays_as_it_was(script, in_folder, monkeypatch):
         result = json.loads((folder / "eval.json").read_text())
         assert result["global_step"] == saved["global_step"]
         assert result["global_step"] > json.loads(before["eval.json"])["global_step"]
+        if script == "maml_trpo":
+            assert result["eval_trials"] == 7
 
 
 def stopped_in(iteration, script, args, monkeypatch):
@@ -662,15 +644,6 @@ def test_what_is_no_number_is_refused(script, number, in_folder, monkeypatch, ca
     assert not list(in_folder.iterdir())
 
 
-def test_large_whole_numbers_are_taken(in_folder, monkeypatch):
-    """The next mistake is the one that is reported."""
-    for script, flag in LENGTH.items():
-        for number in ("1e6", "2.5e6", "4e7", "10_000_000"):
-            message = run_here(script, f"{flag} {number} --gamma 1.1", monkeypatch)
-            assert "gamma" in str(message)
-            assert "must not exceed 1" in message
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_none_and_other_values_arrive_as_what_they_are(script, in_folder, monkeypatch):
     Talkative.built.clear()
@@ -779,28 +752,18 @@ def test_a_batch_too_large_for_the_machine_is_a_sentence(
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_evaluation_too_large_for_the_machine_says_how_to_go_on(script, in_folder, monkeypatch):
-    """Training is over then, and saved."""
-    tiny = f"{TINY[script]} {LENGTH[script]} 1"
-    message = run_here(script, f"{tiny} --eval-trials {10**15}", monkeypatch)
+    """Training is over then, and saved. A copy of the script says its own name."""
+    (in_folder / "my_copy.py").write_text((ROOT / f"{script}.py").read_text())
+    arguments = f"{TINY[script]} {LENGTH[script]} 1 --eval-trials {10**15}"
+    monkeypatch.setattr(sys, "argv", ["my_copy.py", *arguments.split()])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path("my_copy.py", run_name="__main__")
+    message = end.value.code
     (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
     assert "or --eval-trials." in message
-    assert message.endswith(f"To go on: python {script}.py --resume {checkpoint}")
+    assert message.endswith(f"To go on: python my_copy.py --resume {checkpoint}")
     assert run_here(script, f"--resume {checkpoint} --eval-trials 2", monkeypatch) is None
     assert (checkpoint.parent / "eval.json").exists()
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_copy_of_another_name_says_its_own_name(script, in_folder):
-    source = (ROOT / f"{script}.py").read_text()
-    (in_folder / "my_copy.py").write_text(source)
-    (in_folder / "envs.py").write_bytes((ROOT / "envs.py").read_bytes())
-    command = [sys.executable, "my_copy.py", *f"{TINY[script]} {LENGTH[script]} 1".split()]
-    command += ["--eval-trials", str(10**15)]
-    done = subprocess.run(command, cwd=in_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
-    words = f"To go on: python my_copy.py --resume {checkpoint.relative_to(in_folder)}"
-    assert done.stderr.strip().endswith(words)
 
 
 # ------------------------------------------------------------------------------- 16. W&B, followed
@@ -838,17 +801,21 @@ def test_no_cuda_stays_on_the_processor(script, in_folder, monkeypatch):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_tracking_knows_all_arguments_and_goes_on(script, wandb, in_folder, monkeypatch):
-    args = args_of(script, env_id="OtherBase-v0", seed=7, track=True, **length(script, 4))
+    given = {"seed": 7, "track": True, "wandb_entity": "us", "wandb_project_name": "ours"}
+    args = args_of(script, env_id="OtherBase-v0", **given, **length(script, 4))
     folder = stopped_in(3, script, args, monkeypatch)
     (first,) = wandb.started
     config = dict(first["config"])
     for name, value in vars(args_of(script)).items():
         assert name in config
-        if name not in ("num_envs", "env_id", "seed", "track", *length(script, 4)):
+        if name not in ("num_envs", "env_id", *given, *length(script, 4)):
             assert config[name] == value
     assert config["env_id"] == "OtherBase-v0"
     assert config["seed"] == 7
-    assert first["project"] == "meta-rl"
+    assert first["entity"] == "us"
+    assert first["project"] == "ours"
+    assert first["sync_tensorboard"] is True
+    assert first["name"] == folder.name
     run_id = wandb.run.id
 
     arguments = f"--resume {folder}/checkpoint.pt --track"

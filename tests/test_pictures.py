@@ -282,6 +282,7 @@ def test_no_picture_is_one_sentence(tmp_path, capsys):
     [
         ([], "CHECKPOINT"),
         (["--help"], "CHECKPOINT"),
+        (["VisualMaze-v0"], "or VisualMaze-v0 FOLDER"),
         (["nowhere.pt"], "nowhere.pt is no readable checkpoint: FileNotFoundError"),
         ([__file__], "test_pictures.py is no readable checkpoint: "),
         (["dqn.pt"], "dqn.pt is of dqn, not of maml_trpo, rl2_ppo, snail_ppo"),
@@ -427,11 +428,3 @@ def inside(row, column):
     """Which pixels of a map of 7 x 7 blocks are of this room, bool [150, 150]."""
     block = np.arange(150) * 7 // 150 - 1
     return (block == row)[:, None] & (block == column)
-
-
-def test_mazes_need_a_folder():
-    done = subprocess.run(
-        [sys.executable, pictures.__file__, "VisualMaze-v0"], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1

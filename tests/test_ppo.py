@@ -27,17 +27,6 @@ NETWORKS = pytest.mark.parametrize(
     [(rl2_ppo, {"cell": "gru"}), (rl2_ppo, {"cell": "lstm"}), (snail_ppo, {})],
     ids=["gru", "lstm", "snail"],
 )
-RESULTS = Path(__file__).parent.parent / "benchmark/results"
-# agents that were published before actions were clipped, of each network and kind of space
-AGENTS = [
-    RESULTS / name / "agent.pt"
-    for name in (
-        "bandit-5-arms-10-pulls",
-        "mdp-10-episodes-plain",
-        "snail-bandit-5-arms-10-pulls",
-        "snail-navigation-2-episodes",
-    )
-]
 TINY = {
     "total_timesteps": 480,
     "num_envs": 16,
@@ -95,11 +84,11 @@ class Fragile(gym.Env):
 
 
 class HalfOpen(envs.TaskVectorEnv):
-    """Actions with two bounds, with a lower one alone, and with none: each step pays nothing."""
+    """Actions with two bounds, with one of them alone, and with none: each step pays nothing."""
 
     def __init__(self, num_envs):
-        low = np.array([10, 0, -np.inf], np.float32)
-        high = np.array([20, np.inf, np.inf], np.float32)
+        low = np.array([10, 0, -np.inf, -np.inf], np.float32)
+        high = np.array([20, np.inf, 5, np.inf], np.float32)
         super().__init__(num_envs, 4, Box(-1, 1, (3,)), Box(low, high))
 
     def _draw(self, num_tasks, rng):
@@ -318,9 +307,10 @@ def test_regret_is_that_of_the_arm_pulled(module):
     np.testing.assert_allclose(regrets, (best - arm_mean).T, atol=1e-6)
 
 
-def test_a_second_trial_owes_nothing_to_the_first(module):
+@NETWORKS
+def test_a_second_trial_owes_nothing_to_the_first(module, network):
     env, tasks = make("mdp", 12)
-    agent = make_agent(module, env, 3)
+    agent = make_agent(module, env, 3, **network)
     first = rollout(agent, env, tasks, 3)
     second = rollout(agent, env, tasks, 3)
     assert torch.equal(first["x"][0], second["x"][0])
@@ -589,12 +579,12 @@ def test_a_gradient_is_clipped_to_its_largest_norm(module, monkeypatch):
     gradients = torch.autograd.grad(loss, list(agent.parameters()))
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
     assert norm > 0.5
-    args = module.Args(num_minibatches=1, update_epochs=1, max_grad_norm=0.5)
+    args = module.Args(num_minibatches=1, update_epochs=1, max_grad_norm=0.125)
     optimizer = torch.optim.SGD(agent.parameters(), lr=1.0)
     logs = module.update(agent, optimizer, data, args, 0.0)
     assert logs["losses/gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
     for parameter, old, gradient in zip(agent.parameters(), before, gradients, strict=True):
-        torch.testing.assert_close(parameter, old - 0.5 * gradient / norm, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(parameter, old - 0.125 * gradient / norm, atol=1e-5, rtol=1e-4)
 
 
 @NETWORKS
@@ -983,20 +973,6 @@ def test_act_stays_within_the_space_and_the_rollout_sees_the_same(module, networ
         done = terminated | truncated
 
 
-@pytest.mark.parametrize("path", AGENTS, ids=[path.parent.name for path in AGENTS])
-def test_a_published_agent_still_loads_and_acts(path):
-    module = snail_ppo if path.parent.name.startswith("snail") else rl2_ppo
-    agent = module.load(path)
-    args = agent.args
-    env = envs.make(args.env_id, 8, **args.env_kwargs)
-    obs, _ = env.reset(seed=0)
-    zeros = np.zeros(8)
-    action, _ = agent.act(obs, zeros, zeros, zeros, agent.initial_state(8))
-    assert all(row in env.single_action_space for row in action.numpy())
-    saved = read(path)["agent"]
-    assert set(agent.state_dict()) == set(saved)  # also what this version writes
-
-
 def test_held_out_tasks_are_the_same_whatever_the_training_seed(module, in_tmp, monkeypatch):
     calls = spy_on(monkeypatch, module, "rollout")
     held_out = envs.make("Bandit-v0").sample_tasks(20, [1, 3])
@@ -1006,6 +982,8 @@ def test_held_out_tasks_are_the_same_whatever_the_training_seed(module, in_tmp, 
         name = f"seed{seed}"
         settings = {"seed": seed, "eval_seed": 3, "eval_trials": 20, "num_envs": 40}
         train_tiny(module, exp_name=name, total_timesteps=240, **settings)
+        _, env_seed = np.random.SeedSequence([2, 3, 0]).generate_state(2)
+        assert calls[-1][0][4] == env_seed
         *training, evaluation = [tasks for (_, _, tasks, _, _), _ in calls]
         assert len(training) == 2
         np.testing.assert_array_equal(evaluation, held_out)
@@ -1017,8 +995,12 @@ def test_held_out_tasks_are_the_same_whatever_the_training_seed(module, in_tmp, 
 # ------------------------------------------------------------------------------------------ runs
 
 
-def test_a_run_writes_what_it_promises(module, in_tmp):
+def test_a_run_writes_what_it_promises(module, in_tmp, capsys):
     result, run = train_tiny(module, norm_reward=True)
+    printed = capsys.readouterr().out
+    for words in ("In 50 new tasks:", f"python benchmark/pictures.py {run}/checkpoint.pt"):
+        assert words in printed
+    assert re.search(rf"regret_mean +{result['regret_mean']:.3f} ", printed)
     files = {path.name for path in run.iterdir() if not path.name.startswith("events.")}
     assert files == {"args.json", "checkpoint.pt", "eval.json"}
     assert run.name.startswith(f"Bandit-v0__{module.ALGORITHM}__1__")
@@ -1071,7 +1053,8 @@ def test_charts_are_of_the_batch_that_was_trained_on(module, in_tmp, monkeypatch
     monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
     calls = spy_on(monkeypatch, module, "advantages_and_returns")
     settings = {"num_envs": 40, "env_kwargs": {"horizon": 8}, "action_scale": 0.2}
-    train_tiny(module, env_id="NearGoals-v0", total_timesteps=500, **settings)
+    settings |= {"norm_reward": True, "total_timesteps": 1500}  # two iterations, or more
+    train_tiny(module, env_id="NearGoals-v0", **settings)
     global_step = 0
     for arguments, (_, returns) in calls:
         data, gamma, _ = arguments
@@ -1166,28 +1149,6 @@ def test_an_interrupted_run_resumed_equals_one_never_stopped(module, in_tmp, mon
     for i, numbers in theirs["optimizer"]["state"].items():
         for name, tensor in numbers.items():
             assert torch.equal(tensor, ours["optimizer"]["state"][i][name])
-
-
-def test_a_finished_run_stays_as_it_is_and_goes_on_in_another_folder(module, in_tmp):
-    result, run = train_tiny(module)
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
-    args = module.Args(**read(run / "checkpoint.pt")["args"])
-    args.resume = str(run / "checkpoint.pt")
-    args.total_timesteps = 600
-    longer = module.train(args)
-    assert longer["global_step"] == 624
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
-    (other,) = [path for path in Path("runs").iterdir() if path != run]
-    assert json.loads((other / "eval.json").read_text())["global_step"] == 624
-
-
-def test_a_run_that_stopped_before_its_evaluation_has_only_that_to_do(module, in_tmp):
-    result, run = train_tiny(module)
-    (run / "eval.json").unlink()
-    again, _ = train_tiny(module, resume=str(run / "checkpoint.pt"))
-    assert again["return_mean"] == result["return_mean"]
-    assert again["global_step"] == 480
-    assert (run / "eval.json").exists()
 
 
 def test_a_nonfinite_loss_stops_the_run_and_keeps_the_checkpoint(module, in_tmp, monkeypatch):
@@ -1397,16 +1358,6 @@ def test_ratios_are_clipped_as_far_away_as_asked(module, clip_coef, objective):
     assert logs["losses/policy_loss"].item() == pytest.approx(-objective, rel=1e-4)
 
 
-def test_a_gradient_is_as_long_as_asked(module):
-    agent, data = make_batch(module, "bandit", 10, 3)
-    data["returns"] = 100 * data["returns"]  # far from the values: a large gradient
-    before = torch.nn.utils.parameters_to_vector(agent.parameters()).detach().clone()
-    args = module.Args(num_minibatches=1, update_epochs=1, max_grad_norm=0.125)
-    module.update(agent, torch.optim.SGD(agent.parameters(), lr=1.0), data, args, 0.0)
-    after = torch.nn.utils.parameters_to_vector(agent.parameters())
-    assert (after - before).norm().item() == pytest.approx(0.125, rel=1e-3)
-
-
 @pytest.mark.parametrize("env_id", ["Still-v0", "Bandit-v0"])
 def test_norm_obs_takes_numbers_that_never_change_and_discrete_ones(
     module, env_id, in_tmp, monkeypatch
@@ -1418,15 +1369,6 @@ def test_norm_obs_takes_numbers_that_never_change_and_discrete_ones(
         assert (data["x"][..., 0] == 0).all()
     else:
         assert (data["x"][..., 0] == 1).all()  # one-hot
-
-
-def test_charts_of_rewards_are_of_rewards_as_they_were_paid(module, in_tmp, monkeypatch):
-    logged = record_scalars(monkeypatch)
-    rollouts = spy_on(monkeypatch, module, "rollout")
-    train_tiny(module, norm_reward=True, total_timesteps=144)
-    training = rollouts[:3]
-    totals = [data["reward"].sum().item() / 16 for _, data in training]
-    assert logged["charts/trial_return"] == pytest.approx(totals)
 
 
 def test_the_clock_of_a_resumed_run_goes_on(module, in_tmp, monkeypatch):
@@ -1480,14 +1422,6 @@ def test_nothing_random_is_used_twice(module, in_tmp, monkeypatch):
     in_training = [seeds[0], seeds[1], seeds[3], seeds[4], evaluation]
     numbers = {number for pair in in_training for number in pair}
     assert len(numbers) == 10
-
-
-def test_the_evaluation_has_the_seed_that_is_said(module, in_tmp, monkeypatch):
-    calls = spy_on(monkeypatch, module, "rollout")
-    train_tiny(module, eval_seed=3, eval_trials=10, total_timesteps=1)
-    arguments, _ = calls[-1]
-    _, env_seed = np.random.SeedSequence([2, 3, 0]).generate_state(2)
-    assert arguments[4] == env_seed
 
 
 def test_another_process_has_trials_of_its_own_and_tracks_and_writes_nothing(

@@ -60,16 +60,6 @@ def test_what_happened_in_the_first_episode_is_felt_in_the_third(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_memory_is_new_in_every_trial(cell):
-    env, agent, tasks, before = make_trials(cell)
-    rl2_ppo.rollout(agent, env, tasks, 3, 1)
-    after = rl2_ppo.rollout(agent, env, tasks, 3, 0)
-    assert torch.equal(before["x"][0], after["x"][0])
-    assert torch.equal(before["value"][0], after["value"][0])
-    assert (after["x"][0, :, agent.obs_size :] == 0).all()
-
-
-@pytest.mark.parametrize("cell", CELLS)
 def test_memory_starts_as_zeros_and_one_trial_does_not_leak_into_another(cell):
     agent = make_agent(envs.make("Bandit-v0"), cell)
     x = torch.randn(9, 3, agent.trunk.input_size)

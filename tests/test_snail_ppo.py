@@ -213,21 +213,6 @@ def test_memory_is_kept_in_bfloat16_with_amp(monkeypatch):
 
 
 @torch.no_grad()
-def test_memory_is_reset_at_the_start_of_a_trial():
-    agent, x = make_agent(5)
-    _, values, _ = step_through(agent, x)
-    _, again, _ = step_through(agent, x)
-    assert torch.equal(values, again)
-    env = envs.make("Bandit-v0", 8)
-    tasks = env.sample_tasks(8, 0)
-    first = snail_ppo.rollout(agent, env, tasks, 5, 0)
-    second = snail_ppo.rollout(
-        agent, env, tasks, 5, 0
-    )  # which a memory of five steps would not take
-    assert torch.equal(first["value"][0], second["value"][0])
-
-
-@torch.no_grad()
 def test_a_trial_longer_than_memory_is_a_clear_error():
     words = "Memory takes 5 steps: raise --episodes-per-trial"
     agent, x = make_agent(5)
