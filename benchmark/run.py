@@ -36,11 +36,10 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "benchmark"))
 
 import baselines  # noqa: E402
-import plot  # noqa: E402
-from rows import ROWS  # noqa: E402
-
 import envs  # noqa: E402
+import plot  # noqa: E402
 from envs import UsageError  # noqa: E402
+from rows import ROWS  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
 RUNS = ROOT / "runs" / "benchmark"

@@ -6,15 +6,14 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import tyro
 
 from benchmark import ablations, speed
+from helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 PPO = {"total_timesteps": 1, "num_envs": 8, "num_minibatches": 2, "eval_trials": 2}
 MAML = {
     "num_iterations": 1,

@@ -10,26 +10,23 @@ import subprocess
 import sys
 import time
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+import baselines
 import envs
 import maml_trpo
+import plot
 import rl2_ppo
+import run
 import snail_ppo
+from helpers import HAND_MADE, ROOT
+from rows import FAMILIES, ROWS
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmark" / "results"
-sys.path.insert(0, str(ROOT / "benchmark"))
-
-import baselines  # noqa: E402
-import plot  # noqa: E402
-import run  # noqa: E402
-from rows import FAMILIES, ROWS  # noqa: E402
 
 SCRIPTS = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
 PUBLISHED = [name for name in ROWS if list(RESULTS.glob(f"{name}/*/eval.json"))]
@@ -1131,10 +1128,7 @@ def test_random_actions_return_what_the_prior_says(env_id, mean):
     assert abs(score["return_mean"] - mean) < 4.5 * score["return_stderr"]
 
 
-MAZE = np.array(  # three by three rooms; the start looks along the first row
-    [[[8, 0, 0, 0, 0], [5, 2, 0, 2, 0], [0, 0, 0, 3, 1], [4, 2, 6, 2, 5], [0, 0, 0, 0, 0]]],
-    dtype=np.uint8,
-)
+MAZE = HAND_MADE[None]
 
 
 def shortest_of_all_sequences(task, length):

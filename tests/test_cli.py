@@ -4,7 +4,6 @@ import json
 import os
 import re
 import resource
-import runpy
 import signal
 import subprocess
 import sys
@@ -16,62 +15,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmark"))
-
-import pictures  # noqa: E402
-
-SCRIPTS = ["maml_trpo", "rl2_ppo", "snail_ppo"]
-MAML_TINY = "--no-cuda --meta-batch-size 3 --episodes-per-task 4 --eval-episodes 2 --eval-trials 5"
-PPO_TINY = "--no-cuda --num-envs 16 --num-minibatches 2 --eval-trials 50"
-TINY = {
-    "maml_trpo": f"{MAML_TINY} --hidden-size 8 --env-kwargs horizon 9",
-    "rl2_ppo": f"{PPO_TINY} --hidden-size 8",
-    "snail_ppo": f"{PPO_TINY} --sizes 8 4 4 4",
-}
-LENGTH = {
-    "maml_trpo": "--num-iterations",
-    "rl2_ppo": "--total-timesteps",
-    "snail_ppo": "--total-timesteps",
-}
-SHORT = {
-    "maml_trpo": "--num-iterations 2",
-    "rl2_ppo": "--total-timesteps 320",
-    "snail_ppo": "--total-timesteps 320",
-}
-
-
-def command(script, arguments):
-    return [sys.executable, str(ROOT / f"{script}.py"), *arguments.split()]
-
-
-def run(script, arguments, cwd, **kwargs):
-    """The script in a process of its own."""
-    return subprocess.run(
-        command(script, arguments), cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs
-    )
-
-
-def run_here(script, arguments, monkeypatch):
-    """The script's last lines in this process: what it gives to sys.exit, None at its end."""
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments.split()])
-    try:
-        runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
-    except SystemExit as end:
-        return end.code
-
-
-def with_ctrl_c():
-    """Ctrl-C stops the process, even if the tests run in the background, where nothing hears it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@pytest.fixture
-def in_tmp(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
-
+import pictures
+from helpers import LENGTH, ROOT, SCRIPTS, SHORT, TINY, command, hear_ctrl_c, run, run_here
 
 # ----------------------------------------------------------------------------------------- training
 
@@ -121,7 +66,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_does(script, in_tmp, monkeypatch):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        preexec_fn=with_ctrl_c,
+        preexec_fn=hear_ctrl_c,
     )
     try:
         assert process.stdout.readline()  # the first iteration is over

@@ -11,10 +11,11 @@ import envs
 import maml_trpo
 import rl2_ppo
 import snail_ppo
+from helpers import ROOT
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
-RESULTS = Path(__file__).parent.parent / "benchmark" / "results"
+RESULTS = ROOT / "benchmark" / "results"
 NETWORKS = pytest.mark.parametrize(
     "module, network",
     [(rl2_ppo, {"cell": "gru"}), (rl2_ppo, {"cell": "lstm"}), (snail_ppo, {})],

@@ -14,8 +14,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 import envs
+from helpers import HAND_MADE, ROOT
 
-ROOT = Path(__file__).parent.parent
 IDS = [
     "Bandit-v0",
     "TabularMDP-v0",
@@ -205,17 +205,6 @@ def test_navigation_tasks_dynamics_and_reward():
 
 MOVES = [(0, 1), (1, 0), (0, -1), (-1, 0)]  # row and column, by heading
 LEFT, FORWARD, RIGHT = range(3)
-# Three by three rooms. The start, 8, looks along the row to a wall, 4, two rooms away.
-HAND_MADE = np.array(
-    [
-        [8, 0, 0, 0, 0],
-        [5, 2, 0, 2, 0],
-        [0, 0, 0, 3, 1],
-        [4, 2, 6, 2, 5],
-        [0, 0, 0, 0, 0],
-    ],
-    dtype=np.uint8,
-)
 
 
 def with_border(task):
@@ -579,15 +568,9 @@ def test_physics_tasks_are_log_uniform():
     assert np.abs(np.corrcoef(tasks.T) - np.eye(4)).max() < 0.05
 
 
-@pytest.fixture
-def in_folder(tmp_path, monkeypatch):
-    """A folder of the test's own, for the file in which MuJoCo writes its warnings."""
-    monkeypatch.chdir(tmp_path)
-
-
 # MuJoCo itself puts the fastest to x = 0, from 3 m no leap that speed alone would show.
 @pytest.mark.parametrize("speed, place", [(500, 0), (500, 30), (1e12, 30), (1e12, 3), (1e12, -3)])
-def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, place, in_folder):
+def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, place, in_tmp):
     """Its step pays the cost of its action alone; its episode goes on."""
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (20, 3, 6)).astype(np.float32)
@@ -614,7 +597,7 @@ def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, place,
     assert runs[0][19][3].all()  # all episodes end together
 
 
-def test_light_bodies_with_strong_motors_stay_within_bounds(in_folder):
+def test_light_bodies_with_strong_motors_stay_within_bounds(in_tmp):
     """Without a new start, the fastest of these has 3e7 rad/s, and a reward of 1e7."""
     body = [0.36, 0.51, 0.31, 2.45]
     env = envs.make("HalfCheetahParams-v0", 200)

@@ -13,11 +13,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 import envs
 import maml_trpo
+from helpers import Lights, OneArray, spy_on
 from maml_trpo import Args, Policy
 
 KINDS = ["EarlyEnds-v0", "TabularMDP-v0"]  # a Gaussian and a categorical policy
@@ -64,53 +65,11 @@ class NoisyStart(gym.Env):
         return self.place, -float(abs(self.place[0] - self.goal)), False, False, {}
 
 
-class Lights(envs.TaskVectorEnv):
-    """One of two lights is on, and its action pays 1; they are seen as 1800 + one-hot."""
-
-    def __init__(self, num_envs=1):
-        space = Box(-np.inf, np.inf, (2,), np.float64)
-        super().__init__(num_envs, 5, space, Discrete(2))
-
-    def _draw(self, num_tasks, rng):
-        return rng.random(num_tasks)
-
-    def _start(self, mask):
-        self.light = self.np_random.integers(2, size=self.num_envs)
-
-    def _observe(self):
-        return 1800 + np.eye(2)[self.light]
-
-    def _advance(self, actions):
-        reward = (actions == self.light).astype(np.float64)
-        self.light = self.np_random.integers(2, size=self.num_envs)
-        return reward, np.zeros(self.num_envs, dtype=bool), {}
-
-
 class Clock(Lights):
     """What is seen is the time in seconds, and something that never changes."""
 
     def _observe(self):
         return np.stack([1.7e9 + self._steps, np.full(self.num_envs, 3.0)], axis=1)
-
-
-class OneArray:
-    """Three sub-environments, which write the time into the same array in each step."""
-
-    num_envs = 3
-    horizon = 4
-    single_observation_space = Box(0, 9, (2,))
-    single_action_space = Discrete(2)
-
-    def __init__(self):
-        self.obs = np.zeros((3, 2), np.float32)
-
-    def reset(self, seed, options):
-        return self.obs, {}
-
-    def step(self, action):
-        self.obs += 1
-        is_over = self.obs[:, 0] == self.horizon
-        return self.obs, np.zeros(3), is_over, is_over, {}
 
 
 gym.register("Lights-v0", vector_entry_point=Lights)
@@ -794,12 +753,6 @@ def test_evaluation_keeps_the_order_of_the_tasks(num_episodes):
 # ------------------------------------------------------------------------------- training
 
 
-@pytest.fixture
-def in_tmp(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def tiny(**kwargs):
     """The arguments of a run of a second."""
     arguments = {
@@ -819,20 +772,6 @@ def only(pattern):
     """The one file or folder of that name in runs/."""
     (path,) = Path("runs").glob(pattern)
     return path
-
-
-def spy_on(monkeypatch, name):
-    """A list of (arguments, result) of all calls of a function of the script, from now on."""
-    original = getattr(maml_trpo, name)
-    calls = []
-
-    def spy(*arguments):
-        result = original(*arguments)
-        calls.append((arguments, result))
-        return result
-
-    monkeypatch.setattr(maml_trpo, name, spy)
-    return calls
 
 
 @pytest.mark.parametrize("env_id", ["Navigation2D-v0", "TabularMDP-v0", "HalfCheetahDir-v0"])
@@ -870,7 +809,7 @@ def test_a_run_writes_what_it_promises(in_tmp, env_id):
 
 def test_scores_are_means_and_standard_errors_over_held_out_tasks(in_tmp, monkeypatch):
     """The tasks are the same whatever the training seed, and others for another eval_seed."""
-    calls = spy_on(monkeypatch, "evaluate")
+    calls = spy_on(monkeypatch, maml_trpo, "evaluate")
     result = maml_trpo.train(tiny(num_iterations=1, eval_trials=50))
     maml_trpo.train(tiny(num_iterations=1, eval_trials=50, seed=2))
     maml_trpo.train(tiny(num_iterations=1, eval_trials=50, eval_seed=3))
@@ -895,7 +834,7 @@ def test_scores_are_means_and_standard_errors_over_held_out_tasks(in_tmp, monkey
 
 
 def test_a_single_environment_of_ones_own_is_trained_on_fresh_episodes(in_tmp, monkeypatch):
-    calls = spy_on(monkeypatch, "rollout")
+    calls = spy_on(monkeypatch, maml_trpo, "rollout")
     result = maml_trpo.train(tiny(env_id="NoisyStart-v0", env_kwargs={}))
     training = []
     for _, batch in calls[:8]:  # four iterations of two batches
@@ -1131,7 +1070,7 @@ def test_a_checkpoint_from_before_norm_obs_is_loaded_and_resumed(in_tmp):
 
 
 def test_seed_iteration_and_process_have_tasks_and_chance_of_their_own(in_tmp, monkeypatch):
-    calls = spy_on(monkeypatch, "trial")
+    calls = spy_on(monkeypatch, maml_trpo, "trial")
     for rank, seed in (("0", 1), ("1", 1), ("0", 2)):
         monkeypatch.setenv("RANK", rank)
         maml_trpo.train(tiny(num_iterations=2, seed=seed))
@@ -1155,7 +1094,7 @@ def test_moments_are_means_over_the_processes(monkeypatch):
 
 
 def test_steps_after_an_episodes_end_are_not_counted(in_tmp, monkeypatch):
-    calls = spy_on(monkeypatch, "trial")
+    calls = spy_on(monkeypatch, maml_trpo, "trial")
     result = maml_trpo.train(tiny(env_id="EarlyEnds-v0", num_iterations=2))
     steps = sum(int(batch["valid"].sum()) for _, batches in calls[:2] for batch in batches)
     assert result["global_step"] == steps < 2 * 2 * 3 * 4 * 6
@@ -1163,7 +1102,7 @@ def test_steps_after_an_episodes_end_are_not_counted(in_tmp, monkeypatch):
 
 def test_a_trial_sees_one_normalisation_and_the_next_iteration_another(in_tmp, monkeypatch):
     """The first sees none, the second that of the first, the third the mean of two."""
-    calls = spy_on(monkeypatch, "rollout")
+    calls = spy_on(monkeypatch, maml_trpo, "rollout")
     maml_trpo.train(tiny(env_id="Lights-v0", env_kwargs={}, norm_obs=True, num_iterations=3))
     batches = [batch for _, batch in calls[:6]]
     raw = [batches[i]["raw_obs"].flatten(0, 2) for i in (1, 3)]  # of the adapted policies
@@ -1194,7 +1133,7 @@ def test_charts_are_of_the_batches_that_were_trained_on(in_tmp, monkeypatch):
             pass
 
     monkeypatch.setattr(maml_trpo, "SummaryWriter", Writer)
-    calls = spy_on(monkeypatch, "trial")
+    calls = spy_on(monkeypatch, maml_trpo, "trial")
     maml_trpo.train(tiny(env_id="EarlyEnds-v0", num_iterations=3))
     step = 0
     for _, batches in calls[:3]:

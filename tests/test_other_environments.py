@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import runpy
 import subprocess
 import sys
 import zlib
@@ -24,8 +23,8 @@ import envs
 import maml_trpo
 import rl2_ppo
 import snail_ppo
+from helpers import ROOT, run_here
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = [maml_trpo, rl2_ppo, snail_ppo]
 MODES = ["sync", "async"]
 PPO = {
@@ -140,15 +139,6 @@ def scores(result):
     return {name: result[name] for name in names}
 
 
-def run_here(script, arguments, monkeypatch):
-    """The script's last lines in this process: what it gives to sys.exit, None at its end."""
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments.split()])
-    try:
-        runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
-    except SystemExit as end:
-        return end.code
-
-
 def refused(call, words):
     """Asserts that the call ends with one sentence, in which the words are."""
     with pytest.raises(envs.UsageError) as error:
@@ -157,7 +147,7 @@ def refused(call, words):
     assert re.search(words, str(error.value)), str(error.value)
 
 
-# ------------------------------------------------------------------------- 1: range of actions
+# --------------------------------------------------------------------------------- range of actions
 
 
 class Aim(Base):
@@ -298,7 +288,7 @@ def test_boxes_of_whole_numbers_stay_as_observations(module, register):
     assert (evaluate(module, tasks) == 0).all()
 
 
-# ---------------------------------------------------------------- 2: actions outside the space
+# ------------------------------------------------------------------------ actions outside the space
 
 
 RANGES = [
@@ -320,7 +310,7 @@ def test_an_environment_gets_actions_of_its_space_in_training_and_evaluation(
         assert max(np.abs(result["return_by_episode"])) <= 20  # a step pays 1 at most
 
 
-# --------------------------------------------------------------------------- 3: ends of episodes
+# --------------------------------------------------------------------------------- ends of episodes
 
 
 class Countdown(envs.TaskVectorEnv):
@@ -512,7 +502,7 @@ def test_episodes_that_end_at_the_horizon_or_before_are_no_fault(register):
             env.step(np.zeros(3, int))
 
 
-# ------------------------------------------------------------------------------------- 4: tasks
+# -------------------------------------------------------------------------------------------- tasks
 
 
 @dataclass
@@ -729,7 +719,7 @@ def test_an_evaluation_pays_what_the_tasks_are_worth(module, kind, register):
     np.testing.assert_allclose(returns.T, np.broadcast_to(worth, returns.T.shape), rtol=1e-5)
 
 
-# ------------------------------------------------------------------------- 5: tasks of a wrapper
+# ------------------------------------------------------------------------------- tasks of a wrapper
 
 
 class Poles(gym.Wrapper):
@@ -811,7 +801,7 @@ def test_training_draws_the_tasks_of_the_wrapper(module, register):
     assert max(result["return_by_episode"]) <= 60
 
 
-# ----------------------------------------------------------- 6: randomness that is not np_random
+# ----------------------------------------------------------------- randomness that is not np_random
 
 
 SOURCES = {
@@ -942,7 +932,7 @@ def test_tasks_that_are_drawn_by_other_generators_follow_from_the_seed(source, r
     assert (env.sample_tasks(5, 8) != first).all()
 
 
-# ------------------------------------------------------------------- 7: seeds that are no levels
+# ------------------------------------------------------------------------- seeds that are no levels
 
 
 class Level(gym.Env):
@@ -1079,7 +1069,7 @@ def test_levels_that_follow_from_the_seed_train(module, kind, register):
     assert set(result["return_by_episode"]) == {10}
 
 
-# ------------------------------------------------------------------------------- 8: few tasks
+# ---------------------------------------------------------------------------------------- few tasks
 
 
 class Worth(Base):
@@ -1207,7 +1197,7 @@ def test_levels_and_tables_are_new(env_id, kwargs, register, capsys):
     assert result["return_by_task"] == {}
 
 
-# ------------------------------------------------------------------------------------- 9: info
+# --------------------------------------------------------------------------------------------- info
 
 
 class Informed(Base):
@@ -1352,7 +1342,7 @@ def test_info_of_a_vector_environment(say, register):
         assert 0 < data["regret"].min() == data["regret"].max() <= 1
 
 
-# ---------------------------------------------------------------------- 12: one reward, two modes
+# ---------------------------------------------------------------------------- one reward, two modes
 
 
 class Typed(Base):
@@ -1460,7 +1450,7 @@ def test_a_reward_in_an_array_of_one_trains(module, register):
     assert (returns.T == 3 * tasks).all()
 
 
-# --------------------------------------------------------------------- 13: before the first reset
+# --------------------------------------------------------------------------- before the first reset
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"levels": True}])

@@ -20,15 +20,14 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TransformReward
 from gymnasium.wrappers import vector as vector_wrappers
-from test_cli import LENGTH, SCRIPTS, SHORT, TINY, command, run_here
 
 import envs
 import maml_trpo
 import rl2_ppo
 import snail_ppo
 from envs import UsageError
+from helpers import LENGTH, ROOT, SCRIPTS, SHORT, TINY, Lights, command, hear_ctrl_c, run_here
 
-ROOT = Path(__file__).parent.parent
 MODULES = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
 MAML = {"meta_batch_size": 3, "episodes_per_task": 4, "eval_trials": 4, "eval_episodes": 2}
 PPO = {"num_envs": 8, "num_minibatches": 2, "episodes_per_trial": 2, "eval_trials": 4}
@@ -57,13 +56,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-@pytest.fixture
-def in_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-# ------------------------------------------------------------------------------------ 10. the scale
+# ---------------------------------------------------------------------------------------- the scale
 
 
 class Base(gym.Env):
@@ -95,28 +88,6 @@ class Base(gym.Env):
         return float(action == 0)
 
 
-class Lights(envs.TaskVectorEnv):
-    """One of two lights is on, far from zero; the action of its number pays 1."""
-
-    def __init__(self, num_envs=1, offset=1800.0):
-        self.offset = offset
-        super().__init__(num_envs, 10, Box(-np.inf, np.inf, (2,), np.float64), Discrete(2))
-
-    def _draw(self, num_tasks, rng):
-        return rng.random(num_tasks)
-
-    def _start(self, mask):
-        self._light = self.np_random.integers(2, size=self.num_envs)
-
-    def _observe(self):
-        return self.offset + np.eye(2)[self._light]
-
-    def _advance(self, actions):
-        reward = (actions == self._light) * 1.0
-        self._light = self.np_random.integers(2, size=self.num_envs)
-        return reward, np.zeros(self.num_envs, dtype=bool), {}
-
-
 class Clock(Base):
     """What is seen is the time of day in seconds since 1970, and the same in milliseconds."""
 
@@ -139,7 +110,6 @@ class LargeAndNegative(Large):
     number = -1e300
 
 
-gym.register("OtherLights-v0", vector_entry_point=Lights)
 for kind in (Base, Clock, Large, LargeAndNegative):
     gym.register(
         f"Other{kind.__name__}-v0",
@@ -161,11 +131,11 @@ def seen_by_the_network(script, checkpoint, obs):
 
 @pytest.mark.parametrize("iterations", [1, 2])
 @pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
-def test_small_differences_of_large_numbers_are_seen(script, iterations, in_folder):
+def test_small_differences_of_large_numbers_are_seen(script, iterations, in_tmp):
     """The moments are exact from the first batch on, and a checkpoint holds them."""
     args = args_of(script, env_id="OtherClock-v0", norm_obs=True, **length(script, iterations))
     MODULES[script].train(args)
-    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
     now = 1.7e9 + np.arange(10.0)
     obs = np.stack([now, 1000 * now], axis=1)  # all that an episode shows
     x = seen_by_the_network(script, checkpoint, obs)
@@ -178,16 +148,14 @@ def test_small_differences_of_large_numbers_are_seen(script, iterations, in_fold
     "env_id, number", [("OtherLarge-v0", "1e+39"), ("OtherLargeAndNegative-v0", "-1e+300")]
 )
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_number_too_large_for_the_network_names_the_observation(
-    script, env_id, number, in_folder
-):
+def test_a_number_too_large_for_the_network_names_the_observation(script, env_id, number, in_tmp):
     with pytest.raises(UsageError) as caught:
         MODULES[script].train(args_of(script, env_id=env_id))
     message = str(caught.value)
     assert re.search(r"observation of sub-environment \d+, whose task is 0\.[5-9]", message)
     assert number in message or "inf" in message
     assert "learning" not in message
-    assert not list(in_folder.iterdir())
+    assert not list(in_tmp.iterdir())
 
 
 class Outer(gym.Wrapper):
@@ -290,7 +258,7 @@ def test_a_wrapper_without_statistics_is_not_refused(name):
     env.close()
 
 
-# -------------------------------------------------------------------------------------- 11. folders
+# ------------------------------------------------------------------------------------------ folders
 
 SAME_SECOND = """
 import json, os, sys, time, traceback
@@ -359,11 +327,11 @@ def stand_still(monkeypatch):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_finished_run_stays_as_it_was(script, in_folder, monkeypatch):
+def test_a_finished_run_stays_as_it_was(script, in_tmp, monkeypatch):
     stand_still(monkeypatch)
     settings = f"{TINY[script]} {SHORT[script]}"
     assert run_here(script, settings, monkeypatch) is None
-    (finished,) = in_folder.glob("runs/*")
+    (finished,) = in_tmp.glob("runs/*")
     before = contents(finished)
     resume = f"--resume {finished}/checkpoint.pt"
     more = "4" if script == "maml_trpo" else "640"
@@ -377,8 +345,8 @@ def test_a_finished_run_stays_as_it_was(script, in_folder, monkeypatch):
         arguments = f"{resume} {LENGTH[script]} {more} {change}"
         assert run_here(script, arguments, monkeypatch) is None
         assert contents(finished) == before
-        assert len(list(in_folder.glob("runs/*"))) == count
-    for folder in in_folder.glob("runs/*"):
+        assert len(list(in_tmp.glob("runs/*"))) == count
+    for folder in in_tmp.glob("runs/*"):
         if folder == finished:
             continue
         names = set(contents(folder))
@@ -414,32 +382,32 @@ def stopped_in(iteration, script, args, monkeypatch):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_an_unfinished_run_goes_on_in_its_folder(script, in_folder, monkeypatch):
+def test_an_unfinished_run_goes_on_in_its_folder(script, in_tmp, monkeypatch):
     args = args_of(script, env_id="OtherBase-v0", **length(script, 4))
     folder = stopped_in(3, script, args, monkeypatch)
     resume = f"--resume {folder}/checkpoint.pt"
     assert run_here(script, resume, monkeypatch) is None
-    assert list(in_folder.glob("runs/*")) == [in_folder / folder]
+    assert list(in_tmp.glob("runs/*")) == [in_tmp / folder]
     assert (folder / "eval.json").exists()
     # Ctrl-C in the evaluation leaves a run that is not evaluated: that is all it goes on with.
     result = (folder / "eval.json").read_text()
     (folder / "eval.json").unlink()
     assert run_here(script, resume, monkeypatch) is None
-    assert list(in_folder.glob("runs/*")) == [in_folder / folder]
+    assert list(in_tmp.glob("runs/*")) == [in_tmp / folder]
     again = json.loads((folder / "eval.json").read_text())
     assert again["return_by_episode"] == json.loads(result)["return_by_episode"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_finished_run_with_nothing_left_to_do_is_evaluated_in_a_whole_folder(script, in_folder):
+def test_a_finished_run_with_nothing_left_to_do_is_evaluated_in_a_whole_folder(script, in_tmp):
     args = args_of(script, env_id="OtherBase-v0", **length(script, 1))
     MODULES[script].train(args)
-    (finished,) = in_folder.glob("runs/*")
+    (finished,) = in_tmp.glob("runs/*")
     before = contents(finished)
     args.resume = str(finished / "checkpoint.pt")
     MODULES[script].train(args)
     assert contents(finished) == before
-    (other,) = set(in_folder.glob("runs/*")) - {finished}
+    (other,) = set(in_tmp.glob("runs/*")) - {finished}
     assert set(contents(other)) == {"args.json", "checkpoint.pt", "eval.json"}
     assert json.loads((other / "args.json").read_text())["resume"] == args.resume
 
@@ -479,7 +447,7 @@ THREE_NUMBERS = Box(-1.0, 1.0, (3,))
 )
 @pytest.mark.parametrize("is_reverse", [False, True])
 def test_an_environment_that_became_another_one_is_a_sentence(
-    script, numbers, steps, action_space, is_reverse, in_folder
+    script, numbers, steps, action_space, is_reverse, in_tmp
 ):
     """Trials have another length (of SNAIL, that is another network), observations or actions."""
     versions = [(2, 10, THREE_ACTIONS), (numbers, steps, action_space)]
@@ -488,14 +456,14 @@ def test_an_environment_that_became_another_one_is_a_sentence(
     register_sized(*versions[0])
     args = args_of(script, env_id="Sized-v0", **length(script, 1))
     MODULES[script].train(args)
-    (finished,) = in_folder.glob("runs/*")
+    (finished,) = in_tmp.glob("runs/*")
     before = contents(finished)
     register_sized(*versions[1])
     args.resume = str(finished / "checkpoint.pt")
     with pytest.raises(UsageError, match="checkpoint.pt is .*of another environment") as caught:
         MODULES[script].train(args)
     assert "\n" not in str(caught.value)
-    assert list(in_folder.glob("runs/*")) == [finished]
+    assert list(in_tmp.glob("runs/*")) == [finished]
     assert contents(finished) == before
 
 
@@ -508,7 +476,7 @@ def stopped_run(script):
 
 
 @pytest.mark.parametrize("script", MODULES)
-def test_what_cannot_be_read_does_not_replace_a_checkpoint(script, in_folder):
+def test_what_cannot_be_read_does_not_replace_a_checkpoint(script, in_tmp):
     folder = stopped_run(script)
     checkpoint = folder / "checkpoint.pt"
     before = checkpoint.read_bytes()
@@ -521,7 +489,7 @@ def test_what_cannot_be_read_does_not_replace_a_checkpoint(script, in_folder):
 
 
 @pytest.mark.parametrize("script", MODULES)
-def test_a_copy_with_another_name_goes_on_in_a_folder_of_its_own(script, in_folder):
+def test_a_copy_with_another_name_goes_on_in_a_folder_of_its_own(script, in_tmp):
     folder = stopped_run(script)
     copy = folder / "earlier.pt"
     copy.write_bytes((folder / "checkpoint.pt").read_bytes())
@@ -534,7 +502,7 @@ def test_a_copy_with_another_name_goes_on_in_a_folder_of_its_own(script, in_fold
     assert iterations[1] == 3 * iterations[0]
 
 
-# ----------------------------------------------------------------------------- 14. the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 class Talkative(Base):
@@ -576,12 +544,12 @@ def without_env_kwargs(script):
         *[("rl2_ppo", arguments) for arguments in TWICE],
     ],
 )
-def test_env_kwargs_twice_are_refused(script, arguments, in_folder, monkeypatch, capsys):
+def test_env_kwargs_twice_are_refused(script, arguments, in_tmp, monkeypatch, capsys):
     """tyro alone would take the last of them and say nothing."""
     tiny = f"{without_env_kwargs(script)} {SHORT[script]} --env-id TabularMDP-v0"
     message = run_here(script, f"{tiny} {arguments}", monkeypatch)
     assert message.startswith("error: Name all arguments of the environment after one --env-kwargs")
-    assert not list(in_folder.iterdir())
+    assert not list(in_tmp.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -594,7 +562,7 @@ def test_env_kwargs_twice_are_refused(script, arguments, in_folder, monkeypatch,
     ],
 )
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_flag_alone_is_counted(script, arguments, in_folder, monkeypatch):
+def test_the_flag_alone_is_counted(script, arguments, in_tmp, monkeypatch):
     """What else has its letters is a name or a path. The next mistake is the one reported."""
     message = run_here(script, f"--gamma 1.1 {arguments}", monkeypatch)
     expected = "runs/kwargs-test/checkpoint.pt is no" if "--resume" in arguments else "gamma"
@@ -611,10 +579,10 @@ def test_the_flag_alone_is_counted(script, arguments, in_folder, monkeypatch):
         ("snail_ppo", "--total-timesteps 0.16e3 --num-envs 16", (160, 16)),
     ],
 )
-def test_whole_numbers_as_people_write_them(script, arguments, expected, in_folder, monkeypatch):
+def test_whole_numbers_as_people_write_them(script, arguments, expected, in_tmp, monkeypatch):
     tiny = f"{without_env_kwargs(script)} {SHORT[script]} --exp-name 1e3"
     assert run_here(script, f"{tiny} {arguments}", monkeypatch) is None
-    args = arguments_of_the_run(in_folder)
+    args = arguments_of_the_run(in_tmp)
     names = re.findall(r"--([a-z-]+_?[a-z]*)", arguments)
     for name, number in zip(names, expected, strict=True):
         value = args[name.replace("-", "_")]
@@ -623,35 +591,44 @@ def test_whole_numbers_as_people_write_them(script, arguments, expected, in_fold
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_other_numbers_stay_what_they_are(script, in_folder, monkeypatch):
+def test_other_numbers_stay_what_they_are(script, in_tmp, monkeypatch):
     rate = "--inner-lr" if script == "maml_trpo" else "--learning-rate"
     arguments = f"{TINY[script]} {SHORT[script]} --seed {2**53 + 1} {rate} 1e-3"
     assert run_here(script, f"{arguments} --checkpoint-seconds 1e2", monkeypatch) is None
-    args = arguments_of_the_run(in_folder)
+    args = arguments_of_the_run(in_tmp)
     assert args["seed"] == 2**53 + 1
     assert args[rate.strip("-").replace("-", "_")] == 1e-3
     assert args["checkpoint_seconds"] == 100.0
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_cuda_stays_on_the_processor(script, in_tmp, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    MODULES[script].train(args_of(script, cuda=False, **length(script, 1)))
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    agent = torch.load(path, weights_only=True)["agent"]
+    assert {tensor.device.type for tensor in agent.values()} == {"cpu"}
+
+
 @pytest.mark.parametrize("number", ["1e", "ten"])
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_what_is_no_number_is_refused(script, number, in_folder, monkeypatch, capsys):
+def test_what_is_no_number_is_refused(script, number, in_tmp, monkeypatch, capsys):
     message = run_here(script, f"{TINY[script]} {LENGTH[script]} {number}", monkeypatch)
     words = f"{message} {capsys.readouterr().err}"
     assert number in words
     assert LENGTH[script] in words.replace("_", "-")
     assert "Traceback" not in words
-    assert not list(in_folder.iterdir())
+    assert not list(in_tmp.iterdir())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_none_and_other_values_arrive_as_what_they_are(script, in_folder, monkeypatch):
+def test_none_and_other_values_arrive_as_what_they_are(script, in_tmp, monkeypatch):
     Talkative.built.clear()
     kwargs = "colour None level 3 ratio 0.5 dark True word None2 empty None many 1e6"
     arguments = f"--env-id Talkative-v0 --env-kwargs {kwargs}"
     tiny = f"{without_env_kwargs(script)} {SHORT[script]} --eval-trials 2"
     assert run_here(script, f"{tiny} {arguments}", monkeypatch) is None
-    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
     MODULES[script].load(checkpoint)
     length_before = len(Talkative.built)
     resume = f"--resume {checkpoint} {LENGTH[script]} 1700"  # one batch more
@@ -667,7 +644,7 @@ def test_none_and_other_values_arrive_as_what_they_are(script, in_folder, monkey
         assert type(built["many"]) is float  # as it is written: the environment may tell them apart
 
 
-# ---------------------------------------------------------------------------------- 15. the memory
+# --------------------------------------------------------------------------------------- the memory
 
 
 class Enough(Exception):
@@ -699,14 +676,14 @@ def batch_of_training(script, monkeypatch, **settings):
 
 @pytest.mark.parametrize("env_id", list(envs.ENVIRONMENTS))
 @pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
-def test_an_environments_id_alone_is_enough(script, env_id, in_folder, monkeypatch):
+def test_an_environments_id_alone_is_enough(script, env_id, in_tmp, monkeypatch):
     """As many trials as the papers' small tasks have, fewer of long ones."""
     trials, steps = batch_of_training(script, monkeypatch, env_id=env_id)
     assert trials == min(4000, 400_000 // steps)
 
 
 @pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
-def test_a_number_of_trials_that_is_said_counts(script, in_folder, monkeypatch):
+def test_a_number_of_trials_that_is_said_counts(script, in_tmp, monkeypatch):
     long = {"env_id": "HalfCheetahVel-v0", "env_kwargs": {"horizon": 30}}
     for num_envs in (8, 48, 1000, 5000):
         trials, _ = batch_of_training(script, monkeypatch, num_envs=num_envs, **long)
@@ -714,11 +691,11 @@ def test_a_number_of_trials_that_is_said_counts(script, in_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
-def test_a_run_whose_number_of_trials_was_chosen_goes_on(script, in_folder, monkeypatch):
+def test_a_run_whose_number_of_trials_was_chosen_goes_on(script, in_tmp, monkeypatch):
     tiny = re.sub("--num-envs 16 --num-minibatches 2", "--update-epochs 1", TINY[script])
     tiny += " --episodes-per-trial 1 --env-kwargs num_arms 2"
     assert run_here(script, f"{tiny} --total-timesteps 2", monkeypatch) is None
-    (checkpoint,) = in_folder.glob("runs/*/checkpoint.pt")
+    (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["global_step"] == 4000
     tasks = np.random.default_rng(0).random((5, 2))
@@ -742,18 +719,18 @@ def test_a_run_whose_number_of_trials_was_chosen_goes_on(script, in_folder, monk
     ],
 )
 def test_a_batch_too_large_for_the_machine_is_a_sentence(
-    script, arguments, flag, in_folder, monkeypatch
+    script, arguments, flag, in_tmp, monkeypatch
 ):
     message = run_here(script, arguments, monkeypatch)
     assert re.search(r"[0-9.] [TP]iB", message)  # its size
     assert f"lower {flag} or --eval-trials." in message
-    assert not list(in_folder.iterdir())
+    assert not list(in_tmp.iterdir())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_an_evaluation_too_large_for_the_machine_says_how_to_go_on(script, in_folder, monkeypatch):
+def test_an_evaluation_too_large_for_the_machine_says_how_to_go_on(script, in_tmp, monkeypatch):
     """Training is over then, and saved. A copy of the script says its own name."""
-    (in_folder / "my_copy.py").write_text((ROOT / f"{script}.py").read_text())
+    (in_tmp / "my_copy.py").write_text((ROOT / f"{script}.py").read_text())
     arguments = f"{TINY[script]} {LENGTH[script]} 1 --eval-trials {10**15}"
     monkeypatch.setattr(sys, "argv", ["my_copy.py", *arguments.split()])
     with pytest.raises(SystemExit) as end:
@@ -766,7 +743,7 @@ def test_an_evaluation_too_large_for_the_machine_says_how_to_go_on(script, in_fo
     assert (checkpoint.parent / "eval.json").exists()
 
 
-# ------------------------------------------------------------------------------- 16. W&B, followed
+# ------------------------------------------------------------------------------------ W&B, followed
 
 
 @pytest.fixture
@@ -791,16 +768,7 @@ def wandb(monkeypatch):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_no_cuda_stays_on_the_processor(script, in_folder, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    MODULES[script].train(args_of(script, cuda=False, **length(script, 1)))
-    (path,) = in_folder.glob("runs/*/checkpoint.pt")
-    agent = torch.load(path, weights_only=True)["agent"]
-    assert {tensor.device.type for tensor in agent.values()} == {"cpu"}
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_tracking_knows_all_arguments_and_goes_on(script, wandb, in_folder, monkeypatch):
+def test_tracking_knows_all_arguments_and_goes_on(script, wandb, in_tmp, monkeypatch):
     given = {"seed": 7, "track": True, "wandb_entity": "us", "wandb_project_name": "ours"}
     args = args_of(script, env_id="OtherBase-v0", **given, **length(script, 4))
     folder = stopped_in(3, script, args, monkeypatch)
@@ -828,7 +796,7 @@ def test_tracking_knows_all_arguments_and_goes_on(script, wandb, in_folder, monk
     assert second["config"]["seed"] == 7
 
 
-def test_two_tracked_runs_are_two(wandb, in_folder, monkeypatch):
+def test_two_tracked_runs_are_two(wandb, in_tmp, monkeypatch):
     ids = set()
     stand_still(monkeypatch)
     for _ in range(2):
@@ -837,7 +805,7 @@ def test_two_tracked_runs_are_two(wandb, in_folder, monkeypatch):
     assert len(ids) == 2
 
 
-def test_tracking_may_begin_with_a_resumed_run(wandb, in_folder, monkeypatch):
+def test_tracking_may_begin_with_a_resumed_run(wandb, in_tmp, monkeypatch):
     args = args_of("rl2_ppo", env_id="OtherBase-v0", **length("rl2_ppo", 4))
     folder = stopped_in(3, "rl2_ppo", args, monkeypatch)
     assert not wandb.started
@@ -848,7 +816,7 @@ def test_tracking_may_begin_with_a_resumed_run(wandb, in_folder, monkeypatch):
     assert started["config"]["track"] is True
 
 
-# ----------------------------------------------------------- 17. asynchronous environments, stopped
+# --------------------------------------------------------------- asynchronous environments, stopped
 
 SLOW_LIGHTS = """
 import multiprocessing, os, time
@@ -883,11 +851,6 @@ SMALLEST = {
     "rl2_ppo": "--num-envs 2 --num-minibatches 1 --episodes-per-trial 2 --hidden-size 4",
     "snail_ppo": "--num-envs 2 --num-minibatches 1 --episodes-per-trial 2 --sizes 4 4 4 4",
 }
-
-
-def listen():
-    """To Ctrl-C, even if the tests run in the background, where it is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def has_ended(group):
@@ -933,7 +896,7 @@ def test_a_stop_is_one_sentence_and_leaves_no_process(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a process group of its own
-        preexec_fn=listen,
+        preexec_fn=hear_ctrl_c,
         env=os.environ | variables,
     )
     deadline = time.monotonic() + 120
@@ -963,12 +926,12 @@ def test_a_stop_is_one_sentence_and_leaves_no_process(
     assert torch.load(checkpoint, weights_only=True)["algorithm"] == script  # it is whole
 
 
-# --------------------------------------------------------------------------------- 17. other stops
+# -------------------------------------------------------------------------------------- other stops
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_stop_in_the_evaluation_says_how_to_go_on_and_only_that_is_left(
-    script, in_folder, monkeypatch
+    script, in_tmp, monkeypatch
 ):
     module = MODULES[script]
     args = args_of(script, env_id="OtherBase-v0", **length(script, 2))
@@ -992,11 +955,11 @@ def test_a_stop_in_the_evaluation_says_how_to_go_on_and_only_that_is_left(
     for name, tensor in before["agent"].items():
         assert torch.equal(tensor, after["agent"][name])
     assert (checkpoint.parent / "eval.json").exists()
-    assert len(list(in_folder.glob("runs/*"))) == 1
+    assert len(list(in_tmp.glob("runs/*"))) == 1
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_stop_while_tensorboard_is_waited_for_is_a_stop(script, in_folder, monkeypatch):
+def test_a_stop_while_tensorboard_is_waited_for_is_a_stop(script, in_tmp, monkeypatch):
     """It may come where a lock is not held, and ends in an error of the lock."""
     release = threading.Condition._release_save
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from ctypes.util import find_library
 from dataclasses import asdict
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -16,12 +15,9 @@ from PIL import Image
 
 import envs
 import maml_trpo
+import pictures
 import rl2_ppo
 import snail_ppo
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmark"))
-
-import pictures  # noqa: E402
 
 SMALL = {
     rl2_ppo: {"hidden_size": 8, "episodes_per_trial": 3},

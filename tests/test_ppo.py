@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 import envs
 import rl2_ppo
 import snail_ppo
+from helpers import OneArray, record_scalars, spy_on
 
 SMALL = {rl2_ppo: {"hidden_size": 16}, snail_ppo: {"sizes": (8, 4, 6, 5)}}
 NETWORKS = pytest.mark.parametrize(
@@ -178,20 +179,6 @@ def moments(rows):
     return mean, variance
 
 
-def spy_on(monkeypatch, owner, name):
-    """The list of calls of a function from now on: pairs of arguments and result."""
-    original = getattr(owner, name)
-    calls = []
-
-    def spy(*arguments):
-        result = original(*arguments)
-        calls.append((arguments, result))
-        return result
-
-    monkeypatch.setattr(owner, name, spy)
-    return calls
-
-
 def train_tiny(module, **settings):
     """The result of a small run, and its folder."""
     network = {"hidden_size": 8} if module is rl2_ppo else {"sizes": (6, 4, 5, 3)}
@@ -203,11 +190,6 @@ def train_tiny(module, **settings):
 
 def read(checkpoint):
     return torch.load(checkpoint, weights_only=True)
-
-
-@pytest.fixture
-def in_tmp(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 # ---------------------------------------------------------------- the same text in both scripts
@@ -1226,38 +1208,7 @@ class Still(envs.TaskVectorEnv):
         return actions * 1.0, np.zeros(self.num_envs, dtype=bool), {}
 
 
-class OneArray:
-    """An environment that writes the time into the same array in each step."""
-
-    num_envs = 3
-    horizon = 4
-    single_observation_space = Box(0, 9, (2,))
-    single_action_space = Discrete(2)
-
-    def __init__(self):
-        self.obs = np.zeros((3, 2), np.float32)
-
-    def reset(self, seed, options):
-        return self.obs, {}
-
-    def step(self, action):
-        self.obs += 1
-        is_over = self.obs[:, 0] == self.horizon
-        return self.obs, np.zeros(3), is_over, is_over, {}
-
-
 gym.register("Still-v0", vector_entry_point=Still)
-
-
-def record_scalars(monkeypatch):
-    """What is logged from now on: {name: its numbers}."""
-    logged = {}
-
-    def add_scalar(writer, name, number, step):
-        logged.setdefault(name, []).append(number)
-
-    monkeypatch.setattr(SummaryWriter, "add_scalar", add_scalar)
-    return logged
 
 
 def test_training_does_what_the_schedule_says(module, in_tmp, monkeypatch):

@@ -15,8 +15,8 @@ import envs
 import maml_trpo
 import rl2_ppo
 import snail_ppo
+from helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 NAVIGATION = {"env_id": "Navigation2D-v0", "env_kwargs": {"horizon": 6}}

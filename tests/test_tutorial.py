@@ -15,11 +15,10 @@ import nbformat
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-sys.path.insert(0, str(ROOT / "benchmark"))
+import tutorial
+from helpers import ROOT
 
-import tutorial  # noqa: E402
+DOCS = ROOT / "docs"
 
 PAGES = tutorial.PAGES
 TEXT = {name: (DOCS / name).read_text() for name in PAGES}
