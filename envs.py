@@ -189,7 +189,7 @@ class Bandit(TaskVectorEnv):
         return rng.random((num_tasks, self.num_arms))
 
     def _set_tasks(self, tasks):
-        if not ((tasks >= 0) & (tasks <= 1)).all():
+        if tasks.min() < 0 or tasks.max() > 1:
             raise UsageError("tasks must be arm means between 0 and 1.")
         self._best = tasks.max(axis=1)  # [N]
 
@@ -233,7 +233,7 @@ class TabularMDP(TaskVectorEnv):
     def _set_tasks(self, tasks):
         transitions = tasks["transitions"]
         rewards = tasks["rewards"]
-        if (transitions < 0).any() or not np.allclose(transitions.sum(-1), 1):
+        if transitions.min() < 0 or not np.allclose(transitions.sum(-1), 1):
             raise UsageError("tasks must hold probabilities of the next state that sum to 1.")
         # Flat tables: numpy takes entries from them twice as fast.
         self._mean_reward = rewards.ravel()
@@ -458,7 +458,7 @@ class Locomotion(TaskVectorEnv):
         if self.goal == "Dir" and (abs(tasks) != 1).any():
             raise UsageError("tasks must be directions, -1 or 1.")
         if self.goal == "Params":
-            if (tasks <= 0).any():
+            if tasks.min() <= 0:
                 raise UsageError("tasks must be factors above 0.")
             friction, mass, damping, gear = tasks.T  # [N] each
             factors = {
@@ -763,8 +763,7 @@ def make(env_id, /, num_envs=1, **kwargs):
     try:
         if module:
             importlib.import_module(module)
-        spec = gym.spec(name)
-        if spec.vector_entry_point and "levels" not in kwargs:
+        if gym.spec(name).vector_entry_point and "levels" not in kwargs:
             env = gym.make_vec(name, num_envs, "vector_entry_point", **kwargs)
         else:
             env = BatchedTasks(name, num_envs, **kwargs)
@@ -774,7 +773,9 @@ def make(env_id, /, num_envs=1, **kwargs):
         is_module = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
             f"{error.name}."
         )
-        if is_argument or is_module or isinstance(error, gym.error.Error):
+        # gymnasium's own that it has no longer, such as HalfCheetah-v2
+        has_moved = not module and isinstance(error, ImportError)
+        if is_argument or is_module or has_moved or isinstance(error, gym.error.Error):
             raise UsageError(
                 f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
                 # the file, which may be that of another module of this name
@@ -783,9 +784,8 @@ def make(env_id, /, num_envs=1, **kwargs):
         error.add_note(f"{env_id} was made with {kwargs}.")
         raise
     check_spaces(env, env.single_observation_space, env.single_action_space)
-    same_step = env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
     if not (
-        same_step
+        env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP
         and hasattr(env, "sample_tasks")
         and hasattr(env, "horizon")
         and env.num_envs == num_envs

@@ -250,6 +250,7 @@ gym.register("WrongVector-v0", vector_entry_point=WrongVector)
 """
 ALL = [
     ("--env-id Bandid-v0", "Cannot make 'Bandid-v0' with {}: Environment `Bandid` doesn't exist"),
+    ("--env-id HalfCheetah-v2", "environments have been moved to the gymnasium-robotics project"),
     ("--env-id nowhere.module:Task-v0", "No module named 'nowhere'"),
     ("--env-id own.module:Good-v0", "No module named 'own.module'"),
     ("--env-id own:NoTasks-v0", "needs a max_episode_steps, and sample_task(rng) or"),
