@@ -367,14 +367,20 @@ def curve(run, script):
 def shrink(source, target):
     """A checkpoint's network alone.
 
-    Weights that --amp rounds to bfloat16 in every use are stored so.
+    Weights that --amp rounded to bfloat16 in every use are stored so. Where the run's processor had
+    no AVX-512, and there was no GPU, --amp rounded nothing.
     """
     saved = torch.load(source, weights_only=True, map_location="cpu")
     agent = saved["agent"]
     rounded = ROUNDED
     if "convolutions.0.weight" in agent:
         rounded = (*ROUNDED, "trunk.")
-    if saved["args"].get("amp"):  # MAML has none
+    has_bfloat16 = True  # of the oldest runs no machine is known: it had AVX-512
+    machine_path = source.with_name("machine.json")
+    if machine_path.exists():
+        made_on = json.loads(machine_path.read_text())
+        has_bfloat16 = made_on["avx"] == "AVX512" or made_on["gpu"] is not None
+    if has_bfloat16 and saved["args"].get("amp"):  # MAML has none
         for key, tensor in agent.items():
             if key.startswith(rounded):
                 agent[key] = tensor.bfloat16()

@@ -371,6 +371,25 @@ def test_run_trains_and_goes_on_where_a_run_was_interrupted(tiny, monkeypatch, c
     assert all("collected, 0.0 minutes" in line for line in listed)
 
 
+@pytest.mark.parametrize(
+    ("avx", "gpu", "dtype"),
+    [
+        ("AVX512", None, torch.bfloat16),
+        ("AVX2", None, torch.float32),
+        ("AVX2", "a card", torch.bfloat16),
+    ],
+)
+def test_an_agent_is_rounded_only_where_its_run_was(tmp_path, avx, gpu, dtype):
+    weights = {"blocks.0.now.weight": torch.rand(3, 3), "value.weight": torch.rand(3)}
+    contents = {"algorithm": "snail_ppo", "args": {"amp": True}, "agent": weights}
+    torch.save(contents, tmp_path / "checkpoint.pt")
+    (tmp_path / "machine.json").write_text(json.dumps({"avx": avx, "gpu": gpu}))
+    run.shrink(tmp_path / "checkpoint.pt", tmp_path / "agent.pt")
+    agent = torch.load(tmp_path / "agent.pt")["agent"]
+    assert agent["blocks.0.now.weight"].dtype == dtype
+    assert torch.equal(agent["value.weight"], weights["value.weight"])
+
+
 @pytest.mark.parametrize("name", ["tiny", "tiny-maml"])
 def test_a_run_becomes_a_row(name, tiny, monkeypatch, capsys):
     """The agent alone is kept, and acts as the checkpoint does."""
