@@ -402,8 +402,8 @@ class Locomotion(TaskVectorEnv):
     - "Vel": a velocity along x, U[0, 2] m/s for the HalfCheetah, U[0, 3] for the Ant, [num_tasks];
     - "Goal": a position, U[-3, 3]^2 m, [num_tasks, 2] (registered for the Ant);
     - "Params": a body that has to run forward; factors of friction, masses, damping and motors,
-      each 1.5^U[-3, 3], [num_tasks, 4] (registered for the HalfCheetah; the range of Rothfuss et
-      al. 2019, https://arxiv.org/abs/1810.06784).
+      each 1.5^U[-3, 3], [num_tasks, 4] (registered for the HalfCheetah; the range that
+      Rothfuss et al. 2019 have for masses and friction, https://arxiv.org/abs/1810.06784).
 
     A step is 0.05 s, by mjbatch on all cores. The Ant's episode ends when its height leaves
     [0.2, 1.0] m. A body that has more than 200 rad/s or m/s starts anew within its episode.

@@ -197,7 +197,7 @@ class Policy:
     def encode(self, obs):
         """An environment's observations [N, ...] as the network's input [N, obs]."""
         if isinstance(self.observation_space, Discrete):
-            return torch.eye(self.obs_size)[obs]  # one-hot
+            return torch.eye(self.obs_size)[obs.long()]  # one-hot
         # double: a clock's seconds, 1.7e9 and 1.7e9 + 1, are the same number in float32
         obs = torch.as_tensor(obs).flatten(1).double()
         if self.args.norm_obs:
@@ -386,7 +386,8 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
             params = adapt(policy, params, batches[-1], args)
-        # Environment j of rollout i gets the seed + i N + j. (int: a uint32 would overflow.)
+        # A vector environment may seed its j-th one with seed + j. So that no two rollouts share a
+        # seed, theirs are N apart. (int: a uint32 would overflow.)
         batch = rollout(policy, params, env, tasks, int(seed) + i * env.num_envs)
         batch["advantage"] = advantages(batch, args.gamma, args.gae_lambda)
         batches.append(batch)
@@ -495,7 +496,7 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     as the environment's `sample_tasks` gives it.
     """
     returns = []
-    for start in range(0, len(tasks), 10):  # ten at a time, which any machine has memory for
+    for start in range(0, len(tasks), 10):  # ten at a time: all need much memory
         some_tasks = tasks[start : start + 10]
         env = envs.make(env_id, len(some_tasks) * num_episodes, **env_kwargs)
         # The first number says what a seed is for: 0 training, 1 held-out tasks, 2 evaluation.
@@ -550,10 +551,11 @@ def train(args):
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
-    # Fail at once where memory (not a GPU's) is far too small for a batch, which takes as much as
-    # this array, about. Without room for that there is a MemoryError, see the end of this file.
-    # (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
-    np.empty((env.num_envs, env.horizon, policy.obs_size + args.hidden_size))
+    # Fail at once where memory (not a GPU's) is far too small for a batch, which takes more than
+    # this array, its observations. Without room for that there is a MemoryError, see the end of
+    # this file. (Nothing is written to the array: it only reserves memory, and the check costs
+    # nothing.)
+    np.empty((env.num_envs, env.horizon, policy.obs_size))
     params = policy.initial_params()
     iteration = 0
     global_step = 0
@@ -746,7 +748,7 @@ if __name__ == "__main__":
         sys.exit(f"error: {str(error) or 'Interrupt.'} {' '.join(getattr(error, '__notes__', []))}")
     except MemoryError as error:
         sys.exit(
-            f"error: {error}: lower --meta-batch-size or --eval-trials. "
+            f"error: {error}: lower --meta-batch-size, --episodes-per-task or --eval-episodes. "
             f"{' '.join(getattr(error, '__notes__', []))}"
         )
     finally:

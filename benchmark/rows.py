@@ -124,7 +124,7 @@ MDP_FROM_REGRET = {
     "ramp_fraction": 0.9,
     "learn_from_regret": True,
 }
-# With a discount that rises faster RL² stays at 14 in an episode. (See docs/rl2_ppo.md.)
+# A discount that rises slowly, and many minibatches: docs/rl2_ppo.md, "Trials of 25 episodes".
 RL2_MDP = (
     MDP
     | MDP_FROM_REGRET

@@ -1009,6 +1009,15 @@ def test_moments_are_means_over_the_iterations():
     assert far.tolist() == [[10, -10]]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_discrete_observations_of_any_type_are_one_hot(dtype):
+    """As many of them as there are states: torch would take uint8 for a mask of those."""
+    args = Args(env_id="TabularMDP-v0", env_kwargs={"num_states": 3})
+    policy = maml_trpo.Policy(envs.make(args.env_id, 1, **args.env_kwargs), args)
+    one_hot = policy.encode(torch.tensor([2, 1, 1], dtype=dtype))
+    assert one_hot.tolist() == [[0, 0, 1], [0, 1, 0], [0, 1, 0]]
+
+
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_small_differences_of_a_large_number_are_seen(in_tmp, iterations):
     """The moments are exact from the first batch on, and `load` gives them."""
