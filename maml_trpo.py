@@ -748,8 +748,8 @@ if __name__ == "__main__":
         sys.exit(f"error: {str(error) or 'Interrupt.'} {' '.join(getattr(error, '__notes__', []))}")
     except MemoryError as error:
         sys.exit(
-            f"error: {error}: lower --meta-batch-size, --episodes-per-task or --eval-episodes. "
-            f"{' '.join(getattr(error, '__notes__', []))}"
+            f"error: {error}: lower --meta-batch-size, --episodes-per-task, --eval-episodes or "
+            f"--eval-trials. {' '.join(getattr(error, '__notes__', []))}"
         )
     finally:
         if dist.is_initialized():
