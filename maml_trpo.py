@@ -131,16 +131,9 @@ class Args:
 def check_arguments(args):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
     for name in (
-        "episodes_per_task",
-        "inner_lr",
-        "later_fraction",
-        "hidden_size",
-        "action_scale",
-        "max_kl",
-        "cg_iterations",
-        "fisher_fraction",
-        "eval_episodes",
-    ):
+        "episodes_per_task inner_lr later_fraction hidden_size action_scale max_kl cg_iterations "
+        "fisher_fraction eval_episodes"
+    ).split():
         if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     for name in ("gamma", "gae_lambda", "fisher_fraction"):
@@ -566,9 +559,9 @@ def train(args):
     if args.resume:
         saved = read_checkpoint(args.resume)
         for name in ("env_id", "env_kwargs", "hidden_size", "action_scale", "norm_obs"):
-            before = saved["args"].get(name, False)  # older runs have no norm_obs
-            if getattr(args, name) != before:
-                raise UsageError(f"{name} must stay {before}, as {args.resume} has it.")
+            old_value = saved["args"].get(name, False)  # older runs have no norm_obs
+            if getattr(args, name) != old_value:
+                raise UsageError(f"{name} must stay {old_value}, as {args.resume} has it.")
         expected_shapes = [param.shape for param in params.values()]
         params = saved["agent"]
         policy.moments = params.pop("moments", policy.moments)
@@ -667,7 +660,8 @@ def train(args):
             writer.flush()
             print(
                 f"{iteration} of {args.num_iterations:.0f} iterations, "
-                f"return after 0, 1, ... steps {np.round(returns, 2).tolist()}"
+                f"return after 0, 1, ... steps {np.round(returns, 2).tolist()}, "
+                f"update {logs['losses/step_size']:.2f} of TRPO's full step"
             )
         if rank > 0:
             return
@@ -746,7 +740,7 @@ if __name__ == "__main__":
     except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on (Ctrl-C has no text)
         sys.exit(f"error: {str(error) or 'Interrupt.'} {' '.join(getattr(error, '__notes__', []))}")
-    except MemoryError as error:
+    except (MemoryError, torch.OutOfMemoryError) as error:  # the second is a GPU's
         sys.exit(
             f"error: {error}: lower --meta-batch-size, --episodes-per-task, --eval-episodes or "
             f"--eval-trials. {' '.join(getattr(error, '__notes__', []))}"

@@ -54,7 +54,8 @@ ALGORITHM = "rl2_ppo"
 # would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
 # bfloat16 pays on processors that have instructions for it. Many of those with AVX-512 do, and that
-# is what is asked here. GPUs have it. (With a GPU, HAS_BFLOAT16 is true even with --no-cuda.)
+# is what is asked here. GPUs since 2020 do, too; older ones compute it slowly. (With a GPU,
+# HAS_BFLOAT16 is true even with --no-cuda.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -122,7 +123,8 @@ class Args:
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False
-    """Toggles division of rewards, only in training, by the running deviation of their returns"""
+    """Toggles division of rewards by the running deviation of their returns, where they train the
+    network; those that it sees stay as they are"""
     amp: bool = False
     """if toggled, the network computes in bfloat16, where the machine has instructions for it"""
     grow_trials: bool = False
@@ -139,7 +141,8 @@ class Args:
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
-    """the number of held-out tasks to evaluate on, one trial each"""
+    """the number of held-out tasks to evaluate on, one trial each. The default, 40,000, is lowered
+    to at most a fifth of training's steps; any other number is kept"""
     eval_seed: int = 0
     """the seed of the held-out tasks: not seen in training, unless there are only a few in all"""
 
@@ -147,17 +150,9 @@ class Args:
 def check_arguments(args):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
     for name in (
-        "episodes_per_trial",
-        "total_timesteps",
-        "num_envs",
-        "num_minibatches",
-        "update_epochs",
-        "hidden_size",
-        "action_scale",
-        "learning_rate",
-        "max_grad_norm",
-        "ramp_fraction",
-    ):
+        "episodes_per_trial total_timesteps num_envs num_minibatches update_epochs hidden_size "
+        "action_scale learning_rate max_grad_norm ramp_fraction"
+    ).split():
         if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     if (
@@ -473,11 +468,9 @@ def update(agent, optimizer, data, args, ent_coef):
             loss, logs = ppo_loss(agent, minibatch, args, ent_coef)
             optimizer.zero_grad()
             loss.backward()
-            # Each process has trials of its own. All take the same step, by the mean gradient. It
-            # is computed as one vector, and then written back.
-            gradients = [parameter.grad for parameter in agent.parameters()]
-            gradient = average(nn.utils.parameters_to_vector(gradients))
-            nn.utils.vector_to_parameters(gradient, gradients)
+            # Each process has trials of its own. All take the same step, by the mean gradient.
+            for parameter in agent.parameters():
+                parameter.grad = average(parameter.grad)
             logs["losses/gradient_norm"] = nn.utils.clip_grad_norm_(
                 agent.parameters(), args.max_grad_norm
             )
@@ -577,13 +570,15 @@ def train(args):
     steps = args.episodes_per_trial * env.horizon  # of a trial
     if args.num_envs == Args.num_envs:  # the default: a batch of at most 400,000 steps
         args.num_envs = min(4000, 400_000 // steps)
+    if args.eval_trials == Args.eval_trials:  # the default: a fifth of training's steps at most
+        args.eval_trials = int(np.clip(args.total_timesteps / steps / 5, 2, 40_000))
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError("num_envs must be at least num_minibatches times processes.")
     agent = Agent(env, args).to(device)
     # Fail at once where memory (not a GPU's) is far too small for a batch, which takes as much as
     # this array, about. Without room for that there is a MemoryError, see the end of this file.
     # (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
-    np.empty((args.num_envs, steps, agent.obs_size + agent.policy.in_features))
+    np.empty((args.num_envs // world_size, steps, agent.obs_size + agent.policy.in_features))
     optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)  # each iteration sets its rate
     iteration = 0
     global_step = 0
@@ -595,18 +590,11 @@ def train(args):
         # It is read to the CPU: Adam's counters have to stay there, for on a GPU each of its steps
         # would wait for them. load_state_dict moves everything else.
         saved = read_checkpoint(args.resume)
-        for name in (
-            "env_id",
-            "env_kwargs",
-            "cell",
-            "hidden_size",
-            "action_scale",
-            "norm_obs",
-        ):
-            if getattr(args, name) != saved["args"][name]:
-                raise UsageError(
-                    f"{name} must stay {saved['args'][name]}, as {args.resume} has it."
-                )
+        names = "env_id env_kwargs cell hidden_size action_scale norm_obs"
+        for name in names.split():
+            old_value = saved["args"][name]
+            if getattr(args, name) != old_value:
+                raise UsageError(f"{name} must stay {old_value}, as {args.resume} has it.")
         try:
             agent.load_state_dict(saved["agent"])
             optimizer.load_state_dict(saved["optimizer"])
@@ -702,8 +690,8 @@ def train(args):
             if args.norm_obs and agent.observation_space.shape:
                 agent.obs_stats.update(data["obs"][valid].flatten(1))
             if args.norm_reward:
-                # `returns` are sums of rewards that were divided by return_std. Times return_std
-                # they are sums of rewards as the environment pays them, whose deviation is wanted.
+                # `returns` estimate sums of rewards that were divided by return_std. Times
+                # return_std they are in the environment's unit, in which the deviation is wanted.
                 agent.return_stats.update((returns * return_std)[valid][:, None])
             iteration += 1
             global_step += round(average(valid.sum()).item() * world_size)
@@ -813,7 +801,7 @@ if __name__ == "__main__":
     except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on (Ctrl-C has no text)
         sys.exit(f"error: {str(error) or 'Interrupt.'} {' '.join(getattr(error, '__notes__', []))}")
-    except MemoryError as error:
+    except (MemoryError, torch.OutOfMemoryError) as error:  # the second is a GPU's
         sys.exit(
             f"error: {error}: lower --num-envs or --eval-trials. "
             f"{' '.join(getattr(error, '__notes__', []))}"

@@ -370,8 +370,15 @@ ROWS = {
     "bandit-50-arms-500-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 50 arms, 500 pulls",
-        "arguments": FIFTY_ARMS_LONG
-        | {"num_envs": 1000, "num_minibatches": 64, "total_timesteps": 100_000_000},
+        "arguments": FIVE_HUNDRED
+        | FIFTY_ARMS
+        | {
+            "total_timesteps": 120_000_000,
+            "learning_rate": 5e-3,
+            "gae_lambda": 0.8,
+            "gamma": 0.998,
+            "ramp_fraction": 0.5,
+        },
         "seeds": [1],
         "papers": {"RL² paper": 438.9},
         "baselines": ["50 arms, 500 pulls", *HUNDRED_PULLS],
@@ -890,7 +897,8 @@ ROWS = {
     "snail-mdp-50-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 50 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 50, "num_envs": 800},
+        "arguments": SNAIL_MDP
+        | {"episodes_per_trial": 50, "num_envs": 800, "gamma": 0.97, "ramp_fraction": 0.6},
         "seeds": [1],
         "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
