@@ -660,8 +660,7 @@ def train(args):
             writer.flush()
             print(
                 f"{iteration} of {args.num_iterations:.0f} iterations, "
-                f"return after 0, 1, ... steps {np.round(returns, 2).tolist()}, "
-                f"update {logs['losses/step_size']:.2f} of TRPO's full step"
+                f"return after 0, 1, ... steps {np.round(returns, 2).tolist()}"
             )
         if rank > 0:
             return
