@@ -141,8 +141,7 @@ class Args:
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
-    """the number of held-out tasks to evaluate on, one trial each. The default, 40,000, is lowered
-    to at most a fifth of training's steps; any other number is kept"""
+    """the number of held-out tasks to evaluate on, one trial each"""
     eval_seed: int = 0
     """the seed of the held-out tasks: not seen in training, unless there are only a few in all"""
 
@@ -468,9 +467,11 @@ def update(agent, optimizer, data, args, ent_coef):
             loss, logs = ppo_loss(agent, minibatch, args, ent_coef)
             optimizer.zero_grad()
             loss.backward()
-            # Each process has trials of its own. All take the same step, by the mean gradient.
-            for parameter in agent.parameters():
-                parameter.grad = average(parameter.grad)
+            # Each process has trials of its own. All take the same step, by the mean gradient. It
+            # is computed as one vector, and then written back.
+            gradients = [parameter.grad for parameter in agent.parameters()]
+            gradient = average(nn.utils.parameters_to_vector(gradients))
+            nn.utils.vector_to_parameters(gradient, gradients)
             logs["losses/gradient_norm"] = nn.utils.clip_grad_norm_(
                 agent.parameters(), args.max_grad_norm
             )
@@ -570,8 +571,6 @@ def train(args):
     steps = args.episodes_per_trial * env.horizon  # of a trial
     if args.num_envs == Args.num_envs:  # the default: a batch of at most 400,000 steps
         args.num_envs = min(4000, 400_000 // steps)
-    if args.eval_trials == Args.eval_trials:  # the default: a fifth of training's steps at most
-        args.eval_trials = int(np.clip(args.total_timesteps / steps / 5, 2, 40_000))
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError("num_envs must be at least num_minibatches times processes.")
     agent = Agent(env, args).to(device)

@@ -690,40 +690,6 @@ def test_a_number_of_trials_that_is_said_counts(script, in_tmp, monkeypatch):
         assert trials == num_envs
 
 
-@pytest.mark.parametrize(
-    "total_timesteps, said, expected",
-    [
-        (3000, "", 60),  # 3000 / 10 steps of a trial / 5
-        (5, "", 2),
-        (3000, "--eval-trials 70", 70),
-    ],
-)
-@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
-def test_evaluation_is_short_beside_training(
-    script, total_timesteps, said, expected, in_tmp, monkeypatch
-):
-    tiny = TINY[script].replace("--eval-trials 50", said)
-    assert run_here(script, f"{tiny} --total-timesteps {total_timesteps}", monkeypatch) is None
-    (path,) = in_tmp.glob("runs/*/eval.json")
-    result = json.loads(path.read_text())
-    assert result["eval_trials"] == expected
-    # the standard error of a mean over so many trials, of 10 pulls that pay at most 1
-    assert 0 < result["return_stderr"] < 10 / expected**0.5
-
-
-@pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
-def test_the_usual_evaluation_has_40_000_tasks(script, in_tmp, monkeypatch):
-    def stop(*arguments):
-        raise Enough
-
-    module = MODULES[script]
-    monkeypatch.setattr(module, "rollout", stop)
-    args = module.Args(cuda=False)
-    with pytest.raises(Enough):
-        module.train(args)
-    assert args.eval_trials == 40_000
-
-
 @pytest.mark.parametrize("script", ["rl2_ppo", "snail_ppo"])
 def test_a_run_whose_number_of_trials_was_chosen_goes_on(script, in_tmp, monkeypatch):
     tiny = re.sub("--num-envs 16 --num-minibatches 2", "--update-epochs 1", TINY[script])
