@@ -130,10 +130,11 @@ class Args:
 
 def check_arguments(args):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
-    for name in (
+    names = (
         "episodes_per_task inner_lr later_fraction hidden_size action_scale max_kl cg_iterations "
         "fisher_fraction eval_episodes"
-    ).split():
+    )
+    for name in names.split():
         if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     for name in ("gamma", "gae_lambda", "fisher_fraction"):
@@ -558,8 +559,9 @@ def train(args):
     )
     if args.resume:
         saved = read_checkpoint(args.resume)
-        for name in ("env_id", "env_kwargs", "hidden_size", "action_scale", "norm_obs"):
-            old_value = saved["args"].get(name, False)  # older runs have no norm_obs
+        names = "env_id env_kwargs hidden_size action_scale norm_obs"
+        for name in names.split():
+            old_value = saved["args"].get(name, False)  # older runs may lack it
             if getattr(args, name) != old_value:
                 raise UsageError(f"{name} must stay {old_value}, as {args.resume} has it.")
         expected_shapes = [param.shape for param in params.values()]

@@ -148,10 +148,11 @@ class Args:
 
 def check_arguments(args):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
-    for name in (
+    names = (
         "episodes_per_trial total_timesteps num_envs num_minibatches update_epochs hidden_size "
         "action_scale learning_rate max_grad_norm ramp_fraction"
-    ).split():
+    )
+    for name in names.split():
         if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     if (
@@ -591,7 +592,7 @@ def train(args):
         saved = read_checkpoint(args.resume)
         names = "env_id env_kwargs cell hidden_size action_scale norm_obs"
         for name in names.split():
-            old_value = saved["args"][name]
+            old_value = saved["args"].get(name, False)  # older runs may lack it
             if getattr(args, name) != old_value:
                 raise UsageError(f"{name} must stay {old_value}, as {args.resume} has it.")
         try:

@@ -152,10 +152,11 @@ class Args:
 
 def check_arguments(args):
     """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
-    for name in (
+    names = (
         "episodes_per_trial total_timesteps num_envs num_minibatches update_epochs tc_blocks "
         "action_scale sizes learning_rate max_grad_norm ramp_fraction"
-    ).split():
+    )
+    for name in names.split():
         if not np.min(getattr(args, name)) > 0:  # the least, where an argument is several numbers
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
     if (
@@ -680,7 +681,7 @@ def train(args):
         saved = read_checkpoint(args.resume)
         names = "env_id env_kwargs episodes_per_trial tc_blocks sizes action_scale norm_obs"
         for name in names.split():
-            old_value = saved["args"][name]
+            old_value = saved["args"].get(name, False)  # older runs may lack it
             if getattr(args, name) != old_value:
                 raise UsageError(f"{name} must stay {old_value}, as {args.resume} has it.")
         try:

@@ -277,12 +277,12 @@ ALL = [
     ("--resume good.pt --env-id TabularMDP-v0", "env_id must stay"),
     ("--resume good.pt --env-kwargs observe_task True", "env_kwargs must stay"),
     ("--resume good.pt --action-scale 0.5", "action_scale must stay 1.0"),
+    ("--resume older.pt --norm-obs", "norm_obs must stay False"),
 ]
 MAML = [
     ("--resume good.pt --hidden-size 9", "hidden_size must stay 8"),
     ("--meta-batch-size 0", "meta_batch_size must be at least 1"),
     ("--num-inner-steps -1", "num_inner_steps at least 0"),
-    ("--resume older.pt --norm-obs", "norm_obs must stay False"),
     ("--gamma nan", "gamma must not exceed 1 or be below 0"),
     ("--gae-lambda -0.1", "gae_lambda must not exceed 1 or be below 0"),
     ("--inner-lr 0", "inner_lr must be above 0, got 0.0"),
