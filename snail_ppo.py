@@ -351,7 +351,7 @@ class Agent(nn.Module):
         if isinstance(self.observation_space, Discrete):
             obs = one_hot(obs.long(), self.obs_size)
         else:
-            obs = obs.flatten(1)
+            obs = obs.flatten(1).double()
             if self.args.norm_obs:
                 obs = self.obs_stats.normalize(obs)
         if first:

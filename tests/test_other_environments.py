@@ -275,17 +275,22 @@ def test_boxes_of_whole_numbers_are_refused_as_actions(kind, low, high, dtype, r
 
 
 class Image(Base):
-    observation_space = Box(0, 255, (4, 4, 3), np.uint8)
+    def __init__(self, dtype):
+        super().__init__()
+        self.observation_space = Box(0, 100, (4, 4, 3), dtype)
 
     def look(self):
-        return np.full((4, 4, 3), 7, np.uint8)
+        return np.full((4, 4, 3), 7, self.observation_space.dtype)
 
 
 @every_script
-def test_boxes_of_whole_numbers_stay_as_observations(module, register):
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint32", "int64"])
+def test_boxes_of_whole_numbers_stay_as_observations(module, dtype, register):
     register(Image)
-    tasks = envs.make("Own-v0").sample_tasks(2, 0)
-    assert (evaluate(module, tasks) == 0).all()
+    result, _ = train(module, env_kwargs={"dtype": dtype}, norm_obs=True)
+    assert result["return_mean"] == 0
+    tasks = envs.make("Own-v0", dtype=dtype).sample_tasks(2, 0)
+    assert (evaluate(module, tasks, dtype=dtype) == 0).all()
 
 
 # ------------------------------------------------------------------------ actions outside the space
