@@ -317,45 +317,67 @@ def posterior_sample(counts, reward_sums, visits, rng):
     return transitions, reward_means(reward_sums, visits) + noise / np.sqrt(1 + visits)
 
 
-def mdp_regrets(num_episodes, num_tasks, bonus=None, seed=0):
-    """Summed regret in each of some MDPs [num_tasks]: of PSRL, or with a bonus of the planner.
+class Knowledge:
+    """What was seen of N MDPs: `visits`, `reward_sums` [N, S, A] and `counts` [N, S, A, S]."""
+
+    def __init__(self, tasks):
+        self.counts = np.zeros(tasks["transitions"].shape)
+        self.transitions = transition_means(self.counts)
+        self.visits = np.zeros(tasks["rewards"].shape)
+        self.reward_sums = np.zeros_like(self.visits)
+        self.rows = np.arange(len(tasks))
+
+    def add(self, obs, actions, reward, next_obs):
+        """One step [N] in each MDP. Nobody sees the state that an episode ends in: then None."""
+        seen = (self.rows, obs, actions)
+        self.visits[seen] += 1
+        self.reward_sums[seen] += reward
+        if next_obs is not None:
+            self.counts[*seen, next_obs] += 1
+            self.transitions[seen] = transition_means(self.counts[seen])
+
+    def rewards(self):
+        """Posterior means [N, S, A]."""
+        return reward_means(self.reward_sums, self.visits)
+
+
+def mdp_trial(env, obs, num_episodes, rng, bonus=None):
+    """Yields each step of a trial, (obs, actions, reward, regret): of PSRL, or with a bonus of the
+    planner. `obs` is what the environment's `reset` gave.
 
     PSRL draws an MDP from the posterior in each episode, and acts by its optimal policy (Osband et
     al. 2013, https://arxiv.org/abs/1306.0940). The planner acts in every step by the optimal policy
     of the posterior means, where a mean reward counts as bonus / sqrt(1 + visits) higher.
     """
+    known = Knowledge(env.tasks)
+    for step in range(num_episodes * env.horizon):
+        t = step % env.horizon  # of the episode
+        if bonus is not None:
+            optimistic = known.rewards() + bonus / np.sqrt(1 + known.visits)
+            _, losses = envs.plan(known.transitions, optimistic, env.horizon - t)
+            loss = losses[0]  # [N, S, A]: what an action costs in the model
+        else:
+            if t == 0:
+                sample = posterior_sample(known.counts, known.reward_sums, known.visits, rng)
+                _, losses = envs.plan(*sample, env.horizon)
+            loss = losses[t]
+        actions = loss[known.rows, obs].argmin(axis=1)
+        next_obs, reward, _, _, info = env.step(actions)
+        known.add(obs, actions, reward, next_obs if t < env.horizon - 1 else None)
+        yield obs, actions, reward, info["regret"]
+        obs = next_obs
+
+
+def mdp_regrets(num_episodes, num_tasks, bonus=None, seed=0):
+    """Summed regret in each of some MDPs [num_tasks]: of PSRL, or with a bonus of the planner."""
     env = envs.make("TabularMDP-v0", min(num_tasks, 1000))
     rng = np.random.default_rng([seed, 1])
-    rows = np.arange(env.num_envs)
     regrets = []
     for block in range(num_tasks // env.num_envs):
         obs, _ = env.reset(seed=1000 * seed + block)  # new tasks
-        counts = np.zeros(env.tasks["transitions"].shape)  # [N, S, A, S]
-        transitions = transition_means(counts)
-        visits = np.zeros(env.tasks["rewards"].shape)  # [N, S, A]
-        reward_sums = np.zeros_like(visits)
         summed = np.zeros(env.num_envs)
-        for step in range(num_episodes * env.horizon):
-            t = step % env.horizon  # of the episode
-            if bonus is not None:
-                optimistic = reward_means(reward_sums, visits) + bonus / np.sqrt(1 + visits)
-                _, losses = envs.plan(transitions, optimistic, env.horizon - t)
-                loss = losses[0]  # [N, S, A]: what an action costs in the model
-            else:
-                if t == 0:
-                    sample = posterior_sample(counts, reward_sums, visits, rng)
-                    _, losses = envs.plan(*sample, env.horizon)
-                loss = losses[t]
-            actions = loss[rows, obs].argmin(axis=1)
-            next_obs, reward, _, _, info = env.step(actions)
-            seen = (rows, obs, actions)
-            visits[seen] += 1
-            reward_sums[seen] += reward
-            if t < env.horizon - 1:  # nobody sees the state that an episode ends in
-                counts[*seen, next_obs] += 1
-                transitions[seen] = transition_means(counts[seen])
-            summed += info["regret"]
-            obs = next_obs
+        for *_, regret in mdp_trial(env, obs, num_episodes, rng, bonus):
+            summed += regret
         regrets.append(summed)
     env.close()
     return np.concatenate(regrets)

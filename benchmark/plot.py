@@ -694,6 +694,21 @@ def mazes():
     return "\n".join(lines)
 
 
+def exploration():
+    """What agents and the planner have tried in MDPs, and what they make of it, as a table."""
+    head = ["setting", "who", "tried before episode 10", "before the last", "the last earns"]
+    lines = table_head([*head, "the best plan from what was seen earns"])
+    for setting, entries in read("exploration.json").items():
+        for who, numbers in entries.items():
+            if who in ROWS:
+                levers = ROWS[who]["title"].removeprefix(setting)  # of two rows in one setting
+                who = f"{ALGORITHMS[ROWS[who]['script']]}{levers}"
+            cells = [setting, who, f"{numbers['tried'][9]:.0%}", f"{numbers['tried'][-1]:.0%}"]
+            cells += [f"{numbers['return'][-1]:.2f}", f"{numbers['planned'][-1]:.2f}"]
+            lines.append(table_row(cells))
+    return "\n".join(lines)
+
+
 def ablations(algorithm):
     """An algorithm's ablations as markdown tables."""
     lines = []
@@ -993,6 +1008,7 @@ def tables():
         texts[page, "results"] = ppo_table(algorithm)
         texts[page, "ablations"] = ablations(algorithm)
         texts[page, "curves"] = "\n\n".join(links)
+    texts["docs/rl2_ppo.md", "exploration"] = exploration()
     page = "docs/maml_trpo.md"
     links = [f"![{title}](figures/{figure_name(title)}.png)" for title in groups()]
     texts[page, "maml results"] = maml_table()

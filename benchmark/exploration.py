@@ -1,0 +1,120 @@
+"""How much the agents explore in MDPs, and what they make of what they have seen.
+
+    python benchmark/exploration.py    # what is missing of the published agents and of the planner
+
+For each episode of a trial, on average over held-out MDPs, results/exploration.json has
+
+    tried    the share of the pairs of state and action that were tried before the episode
+    return   what the episode earns on average: the optimum minus the regret of its steps
+    planned  what an episode would earn that plans with all that was seen before, and explores no
+             more: with posterior means as if they were the MDP
+
+Where `return` is near `planned`, the agent makes the best of what it knows. What it earns less than
+the planner of baselines.py it then loses because it has tried too little.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "benchmark"))
+
+import baselines  # noqa: E402
+import envs  # noqa: E402
+from rows import ROWS  # noqa: E402
+
+RESULTS = ROOT / "benchmark" / "results"
+NUM_TASKS = 1000
+PLANNER = "planner that knows the prior"
+
+
+def trial_of_agent(env, agent, script, num_episodes):
+    """Each step of a trial in the environment's tasks: obs, actions, reward, regret, [N] each."""
+    torch.manual_seed(0)
+    data = script.rollout(agent, env, env.tasks, num_episodes, seed=0)
+    steps = [data[name].numpy() for name in ("obs", "action", "reward", "regret")]
+    return zip(*steps, strict=True)
+
+
+def trial_of_planner(env, setting, num_episodes):
+    """The same of the planner, with the bonus that suits the setting."""
+    bonus = baselines.read()[setting][PLANNER]["bonus"]
+    obs, _ = env.reset(seed=0, options={"tasks": env.tasks})
+    rng = np.random.default_rng(0)
+    return baselines.mdp_trial(env, obs, num_episodes, rng, bonus)
+
+
+def policy_value(tasks, actions):
+    """What an episode earns [N], if at time t in state s it takes `actions` [horizon, N, S]."""
+    value = np.zeros(actions.shape[1:])  # [N, S]
+    rows, states = np.indices(value.shape)
+    for action in reversed(actions):
+        # V_t(s) = r(s, a) + sum_s' P(s' | s, a) V_{t+1}(s')
+        taken = (rows, states, action)
+        reward = tasks["rewards"][taken]  # [N, S]
+        transitions = tasks["transitions"][taken]  # [N, S, S]
+        value = reward + (transitions * value[:, None]).sum(axis=2)
+    return value[:, 0]
+
+
+def explored(env, trial):
+    """The three numbers of each episode, see above: {name: list}."""
+    known = baselines.Knowledge(env.tasks)
+    tried = []
+    returns = []
+    planned = []
+    steps = list(trial)
+    for start in range(0, len(steps), env.horizon):
+        tried.append((known.visits > 0).mean())
+        _, losses = envs.plan(known.transitions, known.rewards(), env.horizon)
+        planned.append(policy_value(env.tasks, losses.argmin(axis=3)).mean())
+        returns.append(env.optimum.mean())
+        for i in range(start, start + env.horizon):
+            obs, actions, reward, regret = steps[i]
+            next_obs = None
+            if i < start + env.horizon - 1:
+                next_obs = steps[i + 1][0]
+            known.add(obs, actions, reward, next_obs)
+            returns[-1] -= regret.mean()
+    result = {"tried": tried, "return": returns, "planned": planned}
+    return {name: np.round(numbers, 4).tolist() for name, numbers in result.items()}
+
+
+def published_agents():
+    """Of each published agent of RL^2 and SNAIL in MDPs: (name of its row, script, its score)."""
+    for name, row in ROWS.items():
+        is_mdp = row["arguments"].get("env_id") == "TabularMDP-v0"
+        if is_mdp and row["script"] != "maml_trpo" and (RESULTS / name).exists():
+            seed = json.loads((RESULTS / name / "agent.json").read_text())["seed"]
+            result = json.loads((RESULTS / name / f"seed-{seed}" / "eval.json").read_text())
+            yield name, importlib.import_module(row["script"]), result["regret_mean"]
+
+
+def main():
+    path = RESULTS / "exploration.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    env = envs.make("TabularMDP-v0", NUM_TASKS)
+    env.reset(options={"tasks": env.sample_tasks(NUM_TASKS, [1, 0])})  # held-out tasks
+    for name, script, regret_mean in published_agents():
+        setting = ROWS[name]["baselines"][0]
+        agent = script.load(RESULTS / name / "agent.pt")
+        num_episodes = agent.args.episodes_per_trial
+        found = results.setdefault(setting, {})
+        if PLANNER not in found:
+            found[PLANNER] = explored(env, trial_of_planner(env, setting, num_episodes))
+        # another agent may have been published since
+        if name not in found or found[name]["regret_mean"] != regret_mean:
+            trial = trial_of_agent(env, agent, script, num_episodes)
+            found[name] = explored(env, trial) | {"regret_mean": regret_mean}
+        print(f"{setting}: {name}")
+        path.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

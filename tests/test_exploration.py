@@ -1,0 +1,112 @@
+"""What agents explore in MDPs, recomputed step by step, and the published numbers."""
+
+import json
+
+import numpy as np
+import pytest
+
+import baselines
+import envs
+import exploration
+from helpers import ROOT
+from rows import ROWS
+
+PATH = ROOT / "benchmark" / "results" / "exploration.json"
+
+
+def tabular_mdps(num_tasks):
+    env = envs.make("TabularMDP-v0", num_tasks)
+    env.reset(options={"tasks": env.sample_tasks(num_tasks, 5)})
+    return env
+
+
+def value_forward(task, actions):
+    """What the policy actions[t][s] earns in one MDP: the chance of each state, step by step."""
+    chance = np.eye(len(task["rewards"]))[0]
+    value = 0.0
+    for action in actions:
+        following = np.zeros_like(chance)
+        for state, probability in enumerate(chance):
+            value += probability * task["rewards"][state, action[state]]
+            following += probability * task["transitions"][state, action[state]]
+        chance = following
+    return value
+
+
+def test_value_of_a_policy():
+    env = tabular_mdps(4)
+    actions = np.random.default_rng(0).integers(0, 5, (10, 4, 10))
+    values = exploration.policy_value(env.tasks, actions)
+    for n in range(4):
+        assert values[n] == pytest.approx(value_forward(env.tasks[n], actions[:, n]))
+    _, losses = envs.plan(env.tasks["transitions"], env.tasks["rewards"], 10)
+    values = exploration.policy_value(env.tasks, losses.argmin(axis=3))
+    assert values == pytest.approx(env.optimum)
+
+
+def random_trial(env, num_steps):
+    """Steps of random actions, as `trial_of_agent` gives them, and the regrets of each."""
+    rng = np.random.default_rng(0)
+    obs, _ = env.reset(seed=0, options={"tasks": env.tasks})
+    steps = []
+    for _ in range(num_steps):
+        actions = rng.integers(0, 5, env.num_envs)
+        next_obs, reward, _, _, info = env.step(actions)
+        steps.append((obs, actions, reward, info["regret"]))
+        obs = next_obs
+    return steps
+
+
+def test_what_is_made_of_a_trial():
+    """Each of the three numbers from pairs that are counted one by one, in each MDP alone."""
+    env = tabular_mdps(3)
+    steps = random_trial(env, 30)
+    result = exploration.explored(env, iter(steps))
+    for episode in range(3):
+        tried = []
+        planned = []
+        for n, task in enumerate(env.tasks):
+            counts = np.zeros((10, 5, 10))
+            rewards = [[[] for _ in range(5)] for _ in range(10)]
+            for i in range(10 * episode):
+                state, action, reward = (steps[i][part][n] for part in range(3))
+                rewards[state][action].append(reward)
+                if i % 10 < 9:
+                    counts[state, action, steps[i + 1][0][n]] += 1
+            tried.append(sum(len(seen) > 0 for row in rewards for seen in row) / 50)
+            means = [[(1 + sum(seen)) / (1 + len(seen)) for seen in row] for row in rewards]
+            chances = (1 + counts) / (10 + counts.sum(axis=2, keepdims=True))
+            _, losses = envs.plan(chances[None], np.array([means]), 10)
+            planned.append(value_forward(task, losses[:, 0].argmin(axis=2)))
+        assert result["tried"][episode] == pytest.approx(np.mean(tried), abs=1e-4)
+        assert result["planned"][episode] == pytest.approx(np.mean(planned), abs=1e-4)
+        lost = sum(regret.mean() for *_, regret in steps[10 * episode : 10 * episode + 10])
+        assert result["return"][episode] == pytest.approx(env.optimum.mean() - lost, abs=1e-4)
+
+
+def test_published_numbers_are_of_the_published_agents():
+    """Of all of them; and the first episodes of each are what the agent does today."""
+    results = json.loads(PATH.read_text())
+    env = envs.make("TabularMDP-v0", exploration.NUM_TASKS)
+    env.reset(options={"tasks": env.sample_tasks(exploration.NUM_TASKS, [1, 0])})
+    names = []
+    for name, script, regret_mean in exploration.published_agents():
+        names.append(name)
+        entry = results[ROWS[name]["baselines"][0]][name]
+        assert entry["regret_mean"] == regret_mean, "run benchmark/exploration.py again"
+        agent = script.load(PATH.parent / name / "agent.pt")
+        assert len(entry["return"]) == agent.args.episodes_per_trial
+        trial = exploration.trial_of_agent(env, agent, script, 3)
+        again = exploration.explored(env, trial)
+        for number, tolerance in {"tried": 0.01, "return": 0.4, "planned": 0.3}.items():
+            assert again[number] == pytest.approx(entry[number][:3], abs=tolerance)
+    assert len(names) >= 5
+
+
+def test_who_plans_is_in_the_table_of_baselines():
+    """The planner's summed return is near the one in baselines.json, of other MDPs."""
+    planners = json.loads(PATH.read_text())
+    for setting, entries in planners.items():
+        returns = entries[exploration.PLANNER]["return"]
+        other = baselines.read()[setting][exploration.PLANNER]["return_mean"]
+        assert sum(returns) == pytest.approx(other, rel=0.02)
