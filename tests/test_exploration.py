@@ -57,31 +57,53 @@ def random_trial(env, num_steps):
     return steps
 
 
+def seen_in_one_task(steps, n, num_steps):
+    """What MDP n has shown in the first steps: rewards of each pair, and counts of next states."""
+    rewards = {}
+    counts = np.zeros((10, 5, 10))
+    for i in range(num_steps):
+        obs, actions, reward, _ = steps[i]
+        pair = (obs[n], actions[n])
+        rewards.setdefault(pair, []).append(reward[n])
+        if i % 10 < 9:
+            next_obs = steps[i + 1][0]
+            counts[*pair, next_obs[n]] += 1
+    return rewards, counts
+
+
+def plan_of(rewards, counts):
+    """The best plan [10 steps, 10 states] where posterior means are the MDP."""
+    means = np.ones((10, 5))  # the prior's
+    for pair, numbers in rewards.items():
+        means[pair] = (1 + sum(numbers)) / (1 + len(numbers))
+    chances = (1 + counts) / (10 + counts.sum(axis=2, keepdims=True))
+    _, losses = envs.plan(chances[None], means[None], 10)
+    return losses[:, 0].argmin(axis=2)
+
+
 def test_what_is_made_of_a_trial():
     """Each of the three numbers from pairs that are counted one by one, in each MDP alone."""
     env = tabular_mdps(3)
     steps = random_trial(env, 30)
     result = exploration.explored(env, iter(steps))
     for episode in range(3):
+        start = 10 * episode
         tried = []
         planned = []
         for n, task in enumerate(env.tasks):
-            counts = np.zeros((10, 5, 10))
-            rewards = [[[] for _ in range(5)] for _ in range(10)]
-            for i in range(10 * episode):
-                state, action, reward = (steps[i][part][n] for part in range(3))
-                rewards[state][action].append(reward)
-                if i % 10 < 9:
-                    counts[state, action, steps[i + 1][0][n]] += 1
-            tried.append(sum(len(seen) > 0 for row in rewards for seen in row) / 50)
-            means = [[(1 + sum(seen)) / (1 + len(seen)) for seen in row] for row in rewards]
-            chances = (1 + counts) / (10 + counts.sum(axis=2, keepdims=True))
-            _, losses = envs.plan(chances[None], np.array([means]), 10)
-            planned.append(value_forward(task, losses[:, 0].argmin(axis=2)))
-        assert result["tried"][episode] == pytest.approx(np.mean(tried), abs=1e-4)
-        assert result["planned"][episode] == pytest.approx(np.mean(planned), abs=1e-4)
-        lost = sum(regret.mean() for *_, regret in steps[10 * episode : 10 * episode + 10])
-        assert result["return"][episode] == pytest.approx(env.optimum.mean() - lost, abs=1e-4)
+            rewards, counts = seen_in_one_task(steps, n, start)
+            tried.append(len(rewards) / 50)
+            planned.append(value_forward(task, plan_of(rewards, counts)))
+        lost = 0.0
+        for *_, regret in steps[start : start + 10]:
+            lost += regret.mean()
+        expected = {
+            "tried": np.mean(tried),
+            "planned": np.mean(planned),
+            "return": env.optimum.mean() - lost,
+        }
+        for name, number in expected.items():
+            assert result[name][episode] == pytest.approx(number, abs=1e-4)
 
 
 def test_published_numbers_are_of_the_published_agents():
