@@ -351,6 +351,7 @@ class Agent(nn.Module):
         if isinstance(self.observation_space, Discrete):
             obs = one_hot(obs.long(), self.obs_size)
         else:
+            # float64: torch cannot join some types of whole numbers with others.
             obs = obs.flatten(1).double()
             if self.args.norm_obs:
                 obs = self.obs_stats.normalize(obs)

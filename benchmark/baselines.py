@@ -342,9 +342,9 @@ class Knowledge:
 
 
 def mdp_trial(env, obs, num_episodes, rng, bonus=None):
-    """Yields each step of a trial, (obs, actions, reward, regret): of PSRL, or with a bonus of the
-    planner. `obs` is what the environment's `reset` gave.
+    """Each step of a trial, (obs, actions, reward, regret): of PSRL, or with a bonus the planner's.
 
+    `obs` is what the environment's `reset` gave.
     PSRL draws an MDP from the posterior in each episode, and acts by its optimal policy (Osband et
     al. 2013, https://arxiv.org/abs/1306.0940). The planner acts in every step by the optimal policy
     of the posterior means, where a mean reward counts as bonus / sqrt(1 + visits) higher.

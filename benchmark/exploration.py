@@ -9,8 +9,8 @@ For each episode of a trial, on average over held-out MDPs, results/exploration.
     planned  what an episode would earn that plans with all that was seen before, and explores no
              more: with posterior means as if they were the MDP
 
-Where `return` is near `planned`, the agent makes the best of what it knows. What it earns less than
-the planner of baselines.py it then loses because it has tried too little.
+Where `return` is near `planned`, the agent makes the best of what it knows. If it still earns less
+than the planner of baselines.py, then because it has tried less.
 """
 
 import importlib

@@ -894,7 +894,7 @@ ROWS = {
     "snail-mdp-25-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 25 episodes",
-        # Without norm_reward the value loss of a long look ahead drowns the policy's.
+        # A long look ahead makes the value loss large, and norm_reward small: docs/rl2_ppo.md.
         "arguments": SNAIL_MDP
         | {
             "episodes_per_trial": 25,
