@@ -680,7 +680,8 @@ def train(args):
         # It is read to the CPU: Adam's counters have to stay there, for on a GPU each of its steps
         # would wait for them. load_state_dict moves everything else.
         saved = read_checkpoint(args.resume)
-        names = "env_id env_kwargs episodes_per_trial tc_blocks sizes action_scale norm_obs"
+        names = """env_id env_kwargs episodes_per_trial tc_blocks sizes action_scale
+            norm_obs norm_reward"""
         for name in names.split():
             old_value = saved["args"].get(name, False)  # older runs may lack it
             if getattr(args, name) != old_value:

@@ -8,9 +8,13 @@ For each episode of a trial, on average over held-out MDPs, results/exploration.
     return   what the episode earns on average: the optimum minus the regret of its steps
     planned  what an episode would earn that plans with all that was seen before, and explores no
              more: with posterior means as if they were the MDP
+    new      of the steps that take another action than this plan, the share whose action was never
+             tried in its state
+    blind    this share, if such steps drew an action blindly from all that the plan does not take
 
 Where `return` is near `planned`, the agent makes the best of what it knows. If it still earns less
-than the planner of baselines.py, then because it has tried less.
+than the planner of baselines.py, then because it has tried less. Where `new` is near `blind`, it
+does not know which actions it has never tried, or makes no use of it.
 """
 
 import importlib
@@ -64,25 +68,35 @@ def policy_value(tasks, actions):
 
 
 def explored(env, trial):
-    """The three numbers of each episode, see above: {name: list}."""
+    """The five numbers of each episode, see above: {name: list}."""
     known = baselines.Knowledge(env.tasks)
-    tried = []
-    returns = []
-    planned = []
+    names = ["tried", "return", "planned", "new", "blind"]
+    result = {name: [] for name in names}
     steps = list(trial)
     for start in range(0, len(steps), env.horizon):
-        tried.append((known.visits > 0).mean())
+        result["tried"].append((known.visits > 0).mean())
         _, losses = envs.plan(known.transitions, known.rewards(), env.horizon)
-        planned.append(policy_value(env.tasks, losses.argmin(axis=3)).mean())
-        returns.append(env.optimum.mean())
-        for i in range(start, start + env.horizon):
-            obs, actions, reward, regret = steps[i]
+        plan = losses.argmin(axis=3)  # [horizon, N, S]
+        result["planned"].append(policy_value(env.tasks, plan).mean())
+        earned = env.optimum.mean()
+        new = []
+        blind = []
+        for t in range(env.horizon):
+            obs, actions, reward, regret = steps[start + t]
+            planned_actions = plan[t, known.rows, obs]  # [N]
+            others = np.arange(env.num_actions) != planned_actions[:, None]  # [N, A]
+            untried = known.visits[known.rows, obs] == 0  # [N, A]
+            leaves = actions != planned_actions  # [N]
+            new.extend(untried[known.rows, actions][leaves])
+            blind.extend((untried & others).sum(axis=1)[leaves] / (env.num_actions - 1))
             next_obs = None
-            if i < start + env.horizon - 1:
-                next_obs = steps[i + 1][0]
+            if t < env.horizon - 1:
+                next_obs = steps[start + t + 1][0]
             known.add(obs, actions, reward, next_obs)
-            returns[-1] -= regret.mean()
-    result = {"tried": tried, "return": returns, "planned": planned}
+            earned -= regret.mean()
+        result["return"].append(earned)
+        result["new"].append(np.mean(new))
+        result["blind"].append(np.mean(blind))
     return {name: np.round(numbers, 4).tolist() for name, numbers in result.items()}
 
 

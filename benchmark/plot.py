@@ -697,7 +697,8 @@ def mazes():
 def exploration():
     """What agents and the planner have tried in MDPs, and what they make of it, as a table."""
     head = ["setting", "who", "tried before episode 10", "before the last", "the last earns"]
-    lines = table_head([*head, "the best plan from what was seen earns"])
+    head.append("the best plan from what was seen earns")
+    lines = table_head([*head, "where another action than this plan's is taken: new (blindly)"])
     for setting, entries in read("exploration.json").items():
         for who, numbers in entries.items():
             if who in ROWS:
@@ -705,6 +706,7 @@ def exploration():
                 who = f"{ALGORITHMS[ROWS[who]['script']]}{levers}"
             cells = [setting, who, f"{numbers['tried'][9]:.0%}", f"{numbers['tried'][-1]:.0%}"]
             cells += [f"{numbers['return'][-1]:.2f}", f"{numbers['planned'][-1]:.2f}"]
+            cells.append(f"{numbers['new'][4]:.0%} ({numbers['blind'][4]:.0%})")
             lines.append(table_row(cells))
     return "\n".join(lines)
 

@@ -298,6 +298,7 @@ PPO = [
     ("--num-minibatches 99999", "num_envs must be at least num_minibatches"),
     ("--env-id Navigation2D-v0 --env-kwargs horizon 2 --learn-from-regret", "reports no regret"),
     ("--resume good.pt --norm-obs", "norm_obs must stay False"),
+    ("--resume good.pt --norm-reward", "norm_reward must stay False"),
 ]
 RL2 = [("--resume good.pt --cell lstm", "cell must stay gru")]
 SNAIL = [

@@ -81,8 +81,23 @@ def plan_of(rewards, counts):
     return losses[:, 0].argmin(axis=2)
 
 
+def departures(steps, n, start, plan):
+    """Each step of an episode that leaves the plan, in MDP n: (is it new?, chance of new)."""
+    tried = set()
+    for obs, actions, *_ in steps[:start]:
+        tried.add((obs[n], actions[n]))
+    for t in range(10):
+        obs, actions, *_ = steps[start + t]
+        state, action, planned = obs[n], actions[n], plan[t, obs[n]]
+        if action != planned:
+            others = [(state, other) for other in range(5) if other != planned]
+            untried = [pair for pair in others if pair not in tried]
+            yield (state, action) in untried, len(untried) / 4
+        tried.add((state, action))
+
+
 def test_what_is_made_of_a_trial():
-    """Each of the three numbers from pairs that are counted one by one, in each MDP alone."""
+    """Each of the numbers from pairs that are counted one by one, in each MDP alone."""
     env = tabular_mdps(3)
     steps = random_trial(env, 30)
     result = exploration.explored(env, iter(steps))
@@ -90,10 +105,14 @@ def test_what_is_made_of_a_trial():
         start = 10 * episode
         tried = []
         planned = []
+        departed = []
         for n, task in enumerate(env.tasks):
             rewards, counts = seen_in_one_task(steps, n, start)
             tried.append(len(rewards) / 50)
-            planned.append(value_forward(task, plan_of(rewards, counts)))
+            plan = plan_of(rewards, counts)
+            planned.append(value_forward(task, plan))
+            departed.extend(departures(steps, n, start, plan))
+        new, blind = np.mean(departed, axis=0)
         lost = 0.0
         for *_, regret in steps[start : start + 10]:
             lost += regret.mean()
@@ -101,6 +120,8 @@ def test_what_is_made_of_a_trial():
             "tried": np.mean(tried),
             "planned": np.mean(planned),
             "return": env.optimum.mean() - lost,
+            "new": new,
+            "blind": blind,
         }
         for name, number in expected.items():
             assert result[name][episode] == pytest.approx(number, abs=1e-4)
