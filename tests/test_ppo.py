@@ -215,7 +215,7 @@ def test_from_the_rollout_to_the_end_both_scripts_differ_in_the_names_a_resume_c
     for module in (rl2_ppo, snail_ppo):
         source = inspect.getsource(module)
         _, start, end = source.partition("@torch.inference_mode()\ndef rollout(")
-        without_names, count = re.subn('names = "[^"]*"', "names", end)
+        without_names, count = re.subn('names = """[^"]*"""', "names", end)
         assert start
         assert count == 1
         ends.append(without_names)
