@@ -218,7 +218,12 @@ NAVIGATION = {
     "gae_lambda": 1.0,
 }
 ANT = shortened(
-    "ant-dir-maml", num_iterations=20, meta_batch_size=10, eval_trials=20, eval_episodes=20
+    "ant-dir-maml",
+    num_iterations=20,
+    meta_batch_size=10,
+    norm_obs=False,
+    eval_trials=20,
+    eval_episodes=20,
 )
 MAML_BANDIT = shortened("maml-bandit-5-arms-10-pulls")
 HALFCHEETAH = shortened(
@@ -305,7 +310,8 @@ MAML_ABLATIONS = {
     "Ant, direction, 20 meta-iterations of 10 tasks": (
         ANT,
         {
-            "base: the published row's settings, fewer tasks and iterations": {},
+            "base: the published row's, without --norm-obs, fewer tasks and iterations": {},
+            "--norm-obs": {"norm_obs": True},
             "--action-scale 1 (the default)": {"action_scale": 1.0},
             "--action-scale 0.3": {"action_scale": 0.3},
             "--gamma 0.99 --gae-lambda 1 (the paper's code)": {"gamma": 0.99, "gae_lambda": 1.0},
