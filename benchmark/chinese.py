@@ -46,7 +46,7 @@ WORDS = {
     "| steps |": "| 步数 |",
     "random": "随机",
     "return": "回报",
-    "share of the oracle": "占已知任务者的份额",
+    "share of the oracle": "归一化得分",
     "after 0 to 3 gradient steps": "(0 到 3 步梯度更新之后)",
     "in episodes 1, 2": "(第 1, 2 个回合)",
     "not trained yet": "尚未训练",
