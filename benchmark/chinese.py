@@ -92,7 +92,9 @@ LONGEST_FIRST = sorted(WORDS, key=len, reverse=True)
 PHRASE = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, LONGEST_FIRST))})(?!\w)")
 MILLIONS = re.compile(r"(\d+(?:\.\d+)?) M\b")
 CODE = re.compile(r"(`[^`]*`)")
-BESIDE_CHINESE = r"(?<=[\u4e00-\u9fff]){mark} ?|{mark} ?(?=[\u4e00-\u9fff])"
+HAN = r"[\u4e00-\u9fff]"  # a Chinese character
+# after a Chinese character, before one, or before a number and one: "MDP, 10 个回合"
+BESIDE_CHINESE = rf"(?<={HAN}){{mark}} ?|{{mark}} ?(?={HAN})|(?<!\d){{mark}} (?=[\d.]+ {HAN})"
 
 
 def amount(match):

@@ -124,7 +124,7 @@ MDP_FROM_REGRET = {
     "ramp_fraction": 0.9,
     "learn_from_regret": True,
 }
-# A discount that rises slowly, and many minibatches: docs/rl2_ppo.md, "Trials of 25 episodes".
+# A discount that rises slowly, many minibatches: docs/rl2_ppo.md, "What holds longer MDPs back".
 RL2_MDP = (
     MDP
     | MDP_FROM_REGRET

@@ -152,7 +152,7 @@ def test_the_chinese_readme_has_the_same_code_and_sections():
     chinese = READMES["README.zh.md"]
     blocks = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
     assert blocks.findall(chinese) == blocks.findall(english)
-    assert len(blocks.findall(chinese)) == 5
+    assert len(blocks.findall(chinese)) == 6
     levels = re.findall(r"^(#+) ", FENCE.sub("", chinese), re.MULTILINE)
     assert levels == re.findall(r"^(#+) ", FENCE.sub("", english), re.MULTILINE)
 
