@@ -17,7 +17,8 @@ steps in task i. J~_i is the same on the episodes of the adapted policy, F_i tha
 matrix, E the mean over its states. pi[...] is the policy with these parameters; theta_0 are those
 before the meta-update. g is the gradient of the meta-objective.
 
-Shapes: M tasks, K episodes in each of them, N = M K in all, of T steps; B observations of any kind.
+Shapes: M tasks, K episodes in each of them, N = M K in all, of T steps; P parameters; B is any
+number of observations in one task, K T for example.
 
 Equations and sections are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400;
 section 3.2 and Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
@@ -90,7 +91,8 @@ class Args:
     episodes_per_task: int = 20
     """episodes in each task, before adaptation and again after each adaptation step"""
     num_inner_steps: int = 1
-    """adaptation steps in training; 0 is TRPO over all tasks, the paper's *pretrained*"""
+    """adaptation steps in training (evaluation takes 3, whatever this is); 0 is TRPO over all
+    tasks, the paper's *pretrained*"""
     inner_lr: float = 0.1
     """the step size alpha of adaptation"""
     later_fraction: float = 0.5
@@ -107,7 +109,8 @@ class Args:
     gamma: float = 0.99
     """the discount factor gamma"""
     gae_lambda: float = 0.9
-    """the lambda for the generalized advantage estimation; longer episodes want a larger one"""
+    """the lambda for the generalized advantage estimation; a larger one looks farther ahead, with
+    more noise"""
     max_kl: float = 0.01
     """the trust region delta: the most that a meta-update changes the adapted policies (mean KL)"""
     cg_iterations: int = 10
@@ -192,7 +195,8 @@ class Policy:
         """An environment's observations [N, ...] as the network's input [N, obs]."""
         if isinstance(self.observation_space, Discrete):
             return torch.eye(self.obs_size)[obs.long()]  # one-hot
-        # double: a clock's seconds, 1.7e9 and 1.7e9 + 1, are the same number in float32
+        # float64 until it is normalised: in float32, 1.7e9 and 1.7e9 + 1, say the time in seconds,
+        # are the same number
         obs = torch.as_tensor(obs).flatten(1).double()
         if self.args.norm_obs:
             mean, variance = self.moments
@@ -214,8 +218,10 @@ class Policy:
     def outputs(self, params, obs):
         """From observations [M, B, obs] of M tasks: [logits], or [mean, log standard deviation].
 
-        These are tensors, not a distribution: a KL needs a policy that is held fixed, which is made
-        of detached tensors. Mean and deviation are in units of action_scale.
+        Logits and means are [M, B, action]. The log standard deviation, [M, 1, action] or
+        [1, 1, action], is the same in all states. Mean and deviation are in units of action_scale.
+        Why tensors, not a distribution: a KL compares with an old policy that must not move, and
+        the caller makes that one of the detached tensors.
         """
         h = obs
         for i in range(3):
@@ -301,11 +307,12 @@ def linear_baseline(batch, gamma):
     valid = batch["valid"].double()
     t = (valid.cumsum(2)[..., None] - 1) / 100  # [M, K, T, 1]: 0 in an episode's first step
     features = torch.cat([obs, obs**2, t, t**2, t**3, t**0], dim=3)
-    phi = (features * valid[..., None]).flatten(1, 2)  # [M, K T, F]
-    returns = discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]  # [M, K T, 1]
+    phi = (features * valid[..., None]).flatten(1, 2)  # [M, K T, features]
+    # the return-to-go of a step: its reward and those that follow, discounted, [M, K T, 1]
+    returns = discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]
     # w = (phi^T phi + epsilon I)^-1 phi^T returns
     gram = phi.mT @ phi + 1e-5 * torch.eye(phi.shape[2]).to(obs)
-    weights = torch.linalg.solve(gram, phi.mT @ returns)  # [M, F, 1]
+    weights = torch.linalg.solve(gram, phi.mT @ returns)  # [M, features, 1]
     return (phi @ weights).view_as(valid).float()
 
 
@@ -319,8 +326,9 @@ def advantages(batch, gamma, gae_lambda):
     """GAE with the linear baseline, normalised to mean 0, deviation 1 in each task: [M, K, T]."""
     valid = batch["valid"]
     value = linear_baseline(batch, gamma)
-    # Values are zero after an episode's end, for all features in phi are. A time limit is an end,
-    # too: the baseline knows the time t.
+    # Values are zero after an episode's end, because phi is zero there: after the last step nothing
+    # is added for the future. So it is at a time limit, too. The baseline can know that the episode
+    # ends there, for t is one of its features.
     next_value = pad(value[..., 1:], (0, 1))
     # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
@@ -338,6 +346,10 @@ def surrogate(distribution, batch):
     same gradient there. But its second derivative, which the meta-gradient needs, too, lacks the
     term E[A grad log pi (grad log pi)^T]. (The one here is not the return's either: it leaves out
     that other actions lead to other states.)
+
+    Equation 4 is a sum over an episode. This is a mean over steps, and `advantages` gives A the
+    deviation 1 in each task. So a good inner_lr depends neither on the scale of rewards nor on the
+    length of episodes, and in the meta-objective all tasks count alike.
     """
     log_prob = distribution.log_prob(batch["action"].flatten(1, 2))  # [M, K T]
     ratio = (log_prob - batch["log_prob"].flatten(1)).exp()
@@ -373,15 +385,15 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
     """
     batches = []
     for i in range(num_steps + 1):
-        # Evaluation takes more steps than training. From the first extra one on, steps are shorter
-        # (section A.2: half as long): this happens once, and the new args stay. (max: where
-        # training takes no step at all, the first one of the evaluation is a full one.)
+        # Evaluation takes 3 steps, mostly more than training. From the first extra one on, steps
+        # are shorter (section A.2: half as long): this happens once, and the new args stay. (max:
+        # where training takes no step at all, the first one of the evaluation is a full one.)
         if i == max(1, args.num_inner_steps) + 1:
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
             params = adapt(policy, params, batches[-1], args)
         # A vector environment may seed its j-th one with seed + j. So that no two rollouts share a
-        # seed, theirs are N apart. (int: a uint32 would overflow.)
+        # seed, the seeds of a trial's rollouts are N apart. (int: a uint32 would overflow.)
         batch = rollout(policy, params, env, tasks, int(seed) + i * env.num_envs)
         batch["advantage"] = advantages(batch, args.gamma, args.gae_lambda)
         batches.append(batch)
@@ -405,8 +417,9 @@ def unflatten(theta, params):
 def fisher_vector_product(policy, params, batches, args):
     """The function v -> F v + damping v of a vector [P].
 
-    F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL. Only a
-    part of each task's episodes is used, in its adaptation steps as well. That is good enough: F
+    F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL at the
+    parameters before the meta-update. (With first_order, d theta_i'/d theta is the identity.) Only
+    a part of each task's episodes is used, in its adaptation steps as well. That is good enough: F
     gives the direction and the length of the first try, and the line search checks the KL on all
     episodes.
     """
@@ -416,8 +429,10 @@ def fisher_vector_product(policy, params, batches, args):
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
     old = policy.distribution(*[output.detach() for output in outputs])
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
-    # The KL's gradient is zero here, and the derivative of that gradient is F. The graph is built
-    # once, for every product.
+    # The KL's Hessian in theta has two terms: F, and the KL's gradient in theta_i' times the second
+    # derivative of theta_i'. Here the new policy is the old one: the KL is 0, the least it can be.
+    # So its gradient is zero, and F alone is left. The gradient is zero, but its derivative is F.
+    # The graph is kept, to differentiate again in each product.
     (kl_gradient,) = torch.autograd.grad(kl, theta, create_graph=True)
 
     def product(v):
@@ -428,16 +443,19 @@ def fisher_vector_product(policy, params, batches, args):
 
 
 def conjugate_gradient(product, b, iterations):
-    """x with product(x) = b, for a positive definite `product` (Hestenes, Stiefel 1952)."""
+    """x with product(x) about b, for a positive definite `product` (Hestenes, Stiefel 1952).
+
+    Exact (but for rounding) only after as many iterations as b has numbers.
+    """
     x = torch.zeros_like(b)
     residual = direction = b  # the residual is b - product(x)
     for _ in range(iterations):
-        image = product(direction)
+        image = product(direction)  # the matrix times the direction
         squared_norm = residual @ residual
         # The clamps: else 0 / 0 once it has converged.
-        alpha = squared_norm / (direction @ image).clamp(min=1e-30)
-        x = x + alpha * direction
-        residual = residual - alpha * image
+        length = squared_norm / (direction @ image).clamp(min=1e-30)
+        x = x + length * direction
+        residual = residual - length * image
         beta = residual @ residual / squared_norm.clamp(min=1e-30)
         direction = residual + beta * direction
     return x
@@ -450,6 +468,8 @@ def update(policy, params, batches, args):
     """
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
+    # `before` and `after` are the meta-objective before and after this update, both on the episodes
+    # after adaptation
     before = surrogate(policy.distribution(*outputs), batches[-1]).mean()
     # the meta-gradient, back through the adaptation
     (gradient,) = torch.autograd.grad(before, theta)
@@ -487,7 +507,8 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     """The returns of episodes in each of the given tasks: an array [tasks, 4, num_episodes].
 
     The second axis is the number of gradient steps before the episodes, 0 to 3. Tasks are an array
-    as the environment's `sample_tasks` gives it.
+    as the environment's `sample_tasks` gives it. Step sizes, gamma and lambda are those of
+    `policy.args`.
     """
     returns = []
     for start in range(0, len(tasks), 10):  # ten at a time: all need much memory
@@ -684,7 +705,7 @@ def train(args):
         )
         # Three things are averaged over tasks below: the sum of a task's episodes, each of them
         # (first those before adaptation), and their mean after 0, 1, 2, 3 gradient steps.
-        by_episode = returns.reshape(args.eval_trials, -1)  # [tasks, 4 episodes]
+        by_episode = returns.reshape(args.eval_trials, -1)  # [tasks, 4 * episodes]
         totals = by_episode.sum(1)  # [tasks]
         samples = {
             "return_mean": totals,

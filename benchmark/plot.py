@@ -641,9 +641,9 @@ def levels():
     return (
         f"```bash\n{command(name, results)}\n```\n\n"
         f"In {num_rooms:,} rooms that it has never seen, the first episode brings {texts[0]} and "
-        f"the second {texts[1]} (random actions: {row['random']:.3f}). That is {steps[0]:.1f} steps "
-        f"to the ball on average, and then {steps[1]:.1f}. (A room where it is not found counts as "
-        f"{64 / 0.9:.0f} steps.) So it remembers where the ball was. "
+        f"the second {texts[1]} (random actions: {row['random']:.3f}). That is {steps[0]:.1f} "
+        f"steps to the ball on average, and then {steps[1]:.1f}. (A room where it is not found "
+        f"counts as {64 / 0.9:.0f} steps.) So it remembers where the ball was. "
         f"[Curve and network](../benchmark/results/{name}); {minutes(results)} minutes, "
         f"{seeds_in_words(results)}."
     )
