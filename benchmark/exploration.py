@@ -104,9 +104,12 @@ def published_agents():
     """Of each published agent of RL^2 and SNAIL in MDPs: (name of its row, script, its score)."""
     for name, row in ROWS.items():
         is_mdp = row["arguments"].get("env_id") == "TabularMDP-v0"
-        if is_mdp and row["script"] != "maml_trpo" and (RESULTS / name).exists():
+        if is_mdp and row["script"] != "maml_trpo" and (RESULTS / name / "agent.json").exists():
             seed = json.loads((RESULTS / name / "agent.json").read_text())["seed"]
-            result = json.loads((RESULTS / name / f"seed-{seed}" / "eval.json").read_text())
+            path = RESULTS / name / f"seed-{seed}" / "eval.json"
+            if not path.exists():  # removed, to be trained again
+                continue
+            result = json.loads(path.read_text())
             yield name, importlib.import_module(row["script"]), result["regret_mean"]
 
 

@@ -795,11 +795,15 @@ def speed_of_card(measured):
 
 
 def maml_speed():
-    """Seconds per meta-iteration of MAML, and what takes them, as a markdown table."""
+    """Seconds per meta-iteration of MAML, and what takes them, as a markdown table.
+
+    The last column is the rest: the update, and the adaptation steps of the rollouts.
+    """
     head = ["settings (tasks × episodes × steps)", "seconds", "rollouts", "advantages"]
     lines = table_head([*head, "adaptation and update"])
     for name, row in speeds("seconds").items():
-        parts = [f"{row[part]:.2f}" for part in ("rollouts", "advantages", "update")]
+        rest = row["seconds"] - row["rollouts"] - row["advantages"]
+        parts = [f"{part:.2f}" for part in (row["rollouts"], row["advantages"], rest)]
         lines.append(table_row([name, f"**{row['seconds']:.2f}**", *parts]))
     return "\n".join(lines)
 
@@ -986,7 +990,10 @@ def tutorial_efficiency():
     head = ["task", "algorithm", "steps of training", "minutes", "steps to 95 %"]
     lines = table_head([*head, "minutes to 95 %"])
     for name in EFFICIENCY:
-        _, row, results, curves = published_row(name)
+        entry = published_row(name)
+        if entry is None:  # not trained yet
+            continue
+        _, row, results, curves = entry
         found = [reached(row, results, curve, 0.95) for curve in curves]
         steps = first_of(results)["global_step"]
         cells = [row["title"], ALGORITHMS[row["script"]], f"{steps / 1e6:.3g} M", minutes(results)]

@@ -300,7 +300,7 @@ def train(name, seed):
                 f"{name}: the run in {folder} has other arguments than rows.py. Where trials have "
                 "more than 100 steps, rows.py must name num_envs."
             )
-        (run / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
+        write_machine(run)
 
 
 def processor():
@@ -324,6 +324,10 @@ def machine():
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def write_machine(run):
+    (run / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
 
 
 # --------------------------------------------------------------------------------------- collecting
@@ -428,37 +432,32 @@ def remove_former(name, seed):
             shutil.rmtree(results_folder(name, other), ignore_errors=True)
             if read_agent_seed(name) == other:
                 (RESULTS / name / "agent.json").unlink()  # agent.pt is of a run that is gone
-        if is_former:
-            forget_random_return(name)
 
 
 def collect(name, seed):
     """Copies what is published of a finished run into the results, in the place of former ones."""
-    remove_former(name, seed)
     run = find_run(name, seed)
     script = ROWS[name]["script"]
-    target = results_folder(name, seed)
-    target.mkdir(parents=True)
     args = json.loads((run / "args.json").read_text()) | {"resume": None}
-    (target / "args.json").write_text(json.dumps(args, indent=2) + "\n")
-    (target / "command.txt").write_text(command(script, args) + "\n")
+    # What could fail comes first: then the former results are still there.
     head, lines = curve(run, script)
-    with open(target / "curve.csv", "w", newline="") as file:
-        csv.writer(file).writerows([head, *lines])
-    if (run / "machine.json").exists():
-        shutil.copy(run / "machine.json", target)
+    mazes = None
     if args["env_id"] == "VisualMaze-v0":
         mazes = maze_steps(script_of(name), run / "checkpoint.pt")
+    if not (run / "machine.json").exists():  # it was finished by hand, on this machine most likely
+        write_machine(run)
+
+    remove_former(name, seed)
+    target = results_folder(name, seed)
+    target.mkdir(parents=True)
+    (target / "args.json").write_text(json.dumps(args, indent=2) + "\n")
+    (target / "command.txt").write_text(command(script, args) + "\n")
+    with open(target / "curve.csv", "w", newline="") as file:
+        csv.writer(file).writerows([head, *lines])
+    if mazes is not None:
         (target / "mazes.json").write_text(json.dumps(mazes, indent=2, ensure_ascii=False) + "\n")
+    shutil.copy(run / "machine.json", target)
     shutil.copy(run / "eval.json", target)  # the last one: a row with it is a whole one
-
-
-def forget_random_return(name):
-    """Random actions in a row's environment are measured anew: its arguments are other ones."""
-    returns = random_returns()
-    if name in returns:
-        del returns[name]
-        write_random_returns(returns)
 
 
 def median_seed(name):
@@ -494,29 +493,28 @@ def read_agent_seed(name):
 
 
 def random_returns():
-    """The contents of random.json: {row: the mean return of an episode and its error}."""
+    """random.json: {row: its environment, and an episode's mean return with random actions}."""
     path = RESULTS / "random.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write_random_returns(returns):
-    text = json.dumps(dict(sorted(returns.items())), indent=2) + "\n"
-    (RESULTS / "random.json").write_text(text)
-
-
 def add_random_return(name):
-    """Random actions in a row's environment, in random.json, where they are not there yet."""
-    returns = random_returns()
-    if name in returns:
-        return
+    """Measures random actions in a row's environment, where random.json does not have them yet."""
     args = arguments(name, 1)
+    environment = {"env_id": args["env_id"], "env_kwargs": args["env_kwargs"]}
+    returns = random_returns()
+    former = returns.get(name, {})  # of another environment, if rows.py has changed
+    if environment == {key: former.get(key) for key in environment}:
+        return
     import_example(name)
     is_cheap = args["env_id"] in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0")
     num_tasks = 40_000 if is_cheap else 1000
     env_kwargs = dict(args["env_kwargs"])
     env_kwargs.pop("vectorization_mode", None)  # else each task were a process of its own
-    returns[name] = baselines.random_return(args["env_id"], env_kwargs, num_tasks)
-    write_random_returns(returns)
+    measured = baselines.random_return(args["env_id"], env_kwargs, num_tasks)
+    returns[name] = environment | measured
+    text = json.dumps(dict(sorted(returns.items())), indent=2) + "\n"
+    (RESULTS / "random.json").write_text(text)
 
 
 def import_example(name):
@@ -669,6 +667,8 @@ def check(name):
     if seed is None:
         raise UsageError(f"{name} has no agent yet: python benchmark/run.py {name}")
     folder = results_folder(name, seed)
+    if not (folder / "eval.json").exists():
+        raise UsageError(f"{name}: {folder} has no results. python benchmark/run.py {name}")
     published = json.loads((folder / "eval.json").read_text())
     machine_path = folder / "machine.json"
     is_same_machine = False
@@ -735,8 +735,15 @@ def main(words=None):
         for name in names:
             complete(name)
     else:
+        failed = []
         for name in names:
-            bring_up_to_date(name, seeds_of(name, args.seeds), name in args.names)
+            try:
+                bring_up_to_date(name, seeds_of(name, args.seeds), name in args.names)
+            except UsageError as error:  # the other rows can be trained all the same
+                print(f"error: {error}", flush=True)
+                failed.append(name)
+        if failed:
+            raise UsageError(f"These rows failed, see above: {', '.join(failed)}.")
 
 
 if __name__ == "__main__":

@@ -473,4 +473,7 @@ def main(only=""):
 
 
 if __name__ == "__main__":
-    main(" ".join(sys.argv[1:]))
+    try:
+        main(" ".join(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("Stopped. What was measured until now is in the results.")

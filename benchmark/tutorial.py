@@ -13,6 +13,7 @@ checked, and is given the same outputs.
 import base64
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -114,7 +115,19 @@ def write_page(page, executed):
     nbformat.write(notebook, page.with_suffix(".ipynb"))
 
 
+def check_same_code():
+    """Ends with one sentence where a page's code is not the first page's."""
+    sources = []
+    for name in PAGES:
+        notebook = notebook_of((DOCS / name).read_text())
+        sources.append([cell.source for cell in code_cells(notebook)])
+    for name, other in zip(PAGES, sources, strict=True):
+        if other != sources[0]:
+            sys.exit(f"error: the code of {name} is not that of {PAGES[0]}.")
+
+
 def main():
+    check_same_code()  # now: to run the code takes minutes
     text = (DOCS / PAGES[0]).read_text()
     english = notebook_of(text)
     run(english)

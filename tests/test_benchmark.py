@@ -686,9 +686,56 @@ def test_mistakes_are_one_sentence(tiny, monkeypatch):
         run.main(["tiny", "--seeds", "7"])
     with pytest.raises(envs.UsageError, match="tiny has no agent yet"):
         run.main(["tiny", "--check"])
+    (tiny / "agent.json").parent.mkdir()
+    (tiny / "agent.json").write_text('{"seed": 1}')  # its results were removed
+    with pytest.raises(
+        envs.UsageError, match="seed-1 has no results. python benchmark/run.py tiny"
+    ):
+        run.main(["tiny", "--check"])
+
+
+def test_a_row_that_fails_does_not_stop_the_others(tiny, monkeypatch, capsys):
     monkeypatch.setattr(run, "call", lambda *arguments: 2)
-    with pytest.raises(envs.UsageError, match="tiny, seed 1, ended with status 2"):
-        run.main(["tiny"])
+    with pytest.raises(envs.UsageError, match="These rows failed, see above: tiny, tiny-maml[.]"):
+        run.main(["tiny", "tiny-maml"])
+    printed = capsys.readouterr().out
+    assert "error: tiny, seed 1, ended with status 2" in printed
+    assert "error: tiny-maml, seed 1, ended with status 2" in printed
+
+
+def test_random_actions_are_measured_again_where_the_environment_is_another(tiny, monkeypatch):
+    path = run.RESULTS / "random.json"
+    path.write_text('{"tiny": {"return_mean": 0.25}}')  # of an unknown environment
+    run.add_random_return("tiny")
+    measured = json.loads(path.read_text())["tiny"]
+    assert measured["env_id"] == TINY["arguments"].get("env_id", "Bandit-v0")
+    assert measured["return_mean"] == pytest.approx(0.5, abs=0.02)
+    monkeypatch.setattr(run.baselines, "random_return", never)
+    run.add_random_return("tiny")
+
+
+def test_what_fails_in_collecting_leaves_the_former_results(tiny, monkeypatch):
+    monkeypatch.setattr(run, "train", train_here)
+    run.main(["tiny", "--seeds", "1"])
+    folder = run.results_folder("tiny", 1)
+    former = (folder / "eval.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "curve", never)
+        with pytest.raises(AssertionError):
+            run.collect("tiny", 1)
+    assert (folder / "eval.json").read_bytes() == former
+    # A run that was finished by hand has no machine.json until it is collected.
+    assert json.loads((folder / "machine.json").read_text()) == run.machine()
+
+
+def test_rows_with_long_trials_name_their_number_of_trials():
+    """A script lowers its default there, and `find_run` would not know the run again."""
+    for name, row in ROWS.items():
+        if row["script"] != "maml_trpo" and "num_envs" not in row["arguments"]:
+            args = run.arguments(name, 1)
+            env = envs.make(args["env_id"], 1, **args["env_kwargs"])
+            assert args["episodes_per_trial"] * env.horizon <= 100, name
+            env.close()
 
 
 # --------------------------------------------------------------------------------------- over seeds

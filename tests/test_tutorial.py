@@ -147,6 +147,17 @@ def test_all_languages_have_the_same_equations_sections_and_names(page):
     assert set(named) == set(re.findall("`[^`]*`", english))
 
 
+def test_pages_with_different_code_are_refused_before_anything_runs(tmp_path, monkeypatch):
+    for name in PAGES:
+        (tmp_path / name).write_text((tutorial.DOCS / name).read_text())
+    monkeypatch.setattr(tutorial, "DOCS", tmp_path)
+    tutorial.check_same_code()
+    page = tmp_path / PAGES[1]
+    page.write_text(page.read_text().replace("import numpy as np", "import numpy", 1))
+    with pytest.raises(SystemExit, match=f"code of {PAGES[1]} is not that of {PAGES[0]}"):
+        tutorial.check_same_code()
+
+
 def test_the_chinese_readme_has_the_same_code_and_sections():
     english = READMES["README.md"]
     chinese = READMES["README.zh.md"]
