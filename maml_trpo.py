@@ -445,7 +445,7 @@ def fisher_vector_product(policy, params, batches, args):
 def conjugate_gradient(product, b, iterations):
     """x with product(x) about b, for a positive definite `product` (Hestenes, Stiefel 1952).
 
-    Exact (but for rounding) only after as many iterations as b has numbers.
+    Exact (but for rounding) after as many iterations as b has numbers, at the latest.
     """
     x = torch.zeros_like(b)
     residual = direction = b  # the residual is b - product(x)
