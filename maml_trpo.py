@@ -443,7 +443,7 @@ def fisher_vector_product(policy, params, batches, args):
 
 
 def conjugate_gradient(product, b, iterations):
-    """x with product(x) about b, for a positive definite `product` (Hestenes, Stiefel 1952).
+    """x with product(x) close to b, for a positive definite `product` (Hestenes, Stiefel 1952).
 
     Exact (but for rounding) after as many iterations as b has numbers, at the latest.
     """

@@ -103,7 +103,8 @@ class Args:
     gamma: float = 0.99
     """the discount factor gamma, within the trial"""
     gae_lambda: float = 0.5
-    """the lambda for the generalized advantage estimation; longer episodes want a larger one"""
+    """the lambda for the generalized advantage estimation; a larger one looks farther ahead, with
+    more noise"""
     num_minibatches: int = 8
     """the number of mini-batches (of whole trials), of each process"""
     update_epochs: int = 4

@@ -327,6 +327,7 @@ def machine():
 
 
 def write_machine(run):
+    """Writes `machine` into a run's folder."""
     (run / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
 
 
@@ -668,7 +669,7 @@ def check(name):
         raise UsageError(f"{name} has no agent yet: python benchmark/run.py {name}")
     folder = results_folder(name, seed)
     if not (folder / "eval.json").exists():
-        raise UsageError(f"{name}: {folder} has no results. python benchmark/run.py {name}")
+        raise UsageError(f"{name}: {folder} has no results: python benchmark/run.py {name}")
     published = json.loads((folder / "eval.json").read_text())
     machine_path = folder / "machine.json"
     is_same_machine = False

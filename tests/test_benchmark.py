@@ -776,6 +776,14 @@ def test_pages_without_a_single_result(tiny):
         assert table.count("not trained yet") > 10
     assert plot.limit("rl2-ant-dir-oracle") == "–"
     assert plot.levels() == ""
+    assert len(plot.tutorial_efficiency().splitlines()) == 2
+
+
+def test_the_parts_of_a_meta_iteration_add_up():
+    for line in plot.maml_speed().splitlines()[2:]:
+        seconds, *parts = [float(cell.strip(" *")) for cell in line.strip("|").split("|")[1:]]
+        assert len(parts) == 3
+        assert sum(parts) == pytest.approx(seconds, abs=0.02)  # two digits each
 
 
 def test_curves_of_seeds_and_their_mean():

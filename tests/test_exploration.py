@@ -8,6 +8,7 @@ import pytest
 import baselines
 import envs
 import exploration
+import rl2_ppo
 from helpers import ROOT
 from rows import ROWS
 
@@ -160,3 +161,14 @@ def test_who_plans_is_in_the_table_of_baselines():
         returns = entries[exploration.PLANNER]["return"]
         other = baselines.read()[setting][exploration.PLANNER]["return_mean"]
         assert sum(returns) == pytest.approx(other, rel=0.02)
+
+
+def test_an_agent_whose_results_were_removed_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(exploration, "RESULTS", tmp_path)
+    folder = tmp_path / "mdp-25-episodes"
+    (folder / "seed-1").mkdir(parents=True)
+    assert list(exploration.published_agents()) == []
+    (folder / "agent.json").write_text('{"seed": 1}')
+    assert list(exploration.published_agents()) == []
+    (folder / "seed-1" / "eval.json").write_text('{"regret_mean": 2.5}')
+    assert list(exploration.published_agents()) == [("mdp-25-episodes", rl2_ppo, 2.5)]
