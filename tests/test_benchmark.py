@@ -102,9 +102,10 @@ def test_a_rows_seeds_have_its_arguments_and_its_agent_is_the_median_one(name):
         assert result["seed"] == args["seed"] == seed
         assert result["algorithm"] == script
     agent = RESULTS / name / "agent.pt"
-    # Mazes: the layer of 256 units behind the convolutions has 327,936 weights.
-    limit = 1_200_000 if ROWS[name]["arguments"].get("env_id") == "VisualMaze-v0" else 1_000_000
-    assert agent.stat().st_size < limit
+    # Mazes: the layer of 256 units behind the convolutions has 327,936 weights. SNAIL with 50 arms:
+    # every layer also reads the 45 arms more.
+    large = "maze" in name or name.startswith("snail-bandit-50-arms")
+    assert agent.stat().st_size < (1_200_000 if large else 1_000_000)
     seed = torch.load(agent, weights_only=True)["args"]["seed"]
     assert seed == run.read_agent_seed(name) == run.median_seed(name)
 
