@@ -146,8 +146,8 @@ class Args:
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
-    """the number of held-out tasks to evaluate on, one trial each. Where environments are slow, some
-    hundreds do: 40,000 may take longer than the training"""
+    """the number of held-out tasks to evaluate on, one trial each. Where environments are slow,
+    some hundreds do: 40,000 may take longer than the training"""
     eval_seed: int = 0
     """the seed of the held-out tasks: not seen in training, unless there are only a few in all"""
 
