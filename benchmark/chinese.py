@@ -51,7 +51,7 @@ WORDS = {
     "in episodes 1, 2": "(第 1, 2 个回合)",
     "not trained yet": "尚未训练",
     # where it is used
-    "a robot whose body or ground changes": "身体或地面会变的机器人",
+    "a robot whose body or ground changes": "机体或地面会变的机器人",
     "game levels never seen": "从未见过的游戏关卡",
     "traffic never seen": "从未见过的交通",
     "before adaptation": "适应之前",
