@@ -18,7 +18,7 @@ Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779.
 PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
 
     python rl2_ppo.py                                                 # 5-armed bandit, 10 pulls
-    python rl2_ppo.py --env-kwargs num_arms 50                        # 50 arms
+    python rl2_ppo.py --env-kwargs num_arms 50 --learn-from-regret    # 50 arms
     python rl2_ppo.py --resume runs/.../checkpoint.pt --total-timesteps 40_000_000
 """
 

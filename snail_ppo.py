@@ -1,25 +1,28 @@
 """SNAIL with PPO: temporal convolutions and causal attention learn to learn.
 
 A *trial* is some episodes in one unknown task. Besides the observation the agent sees its own
-previous action, reward and end of episode. Convolutions over time gather the trial so far, and
-attention looks up single steps of it. To earn the most over whole trials the network has to become
-a learning algorithm, a fast one. PPO, a slow one, trains it over many trials. A step's features do
-not depend on later steps: a rollout computes them once, and keeps them. Numbers in parentheses are
-sections of Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141.
+previous action, reward and end of episode. Convolutions over time gather the trial so far, all its
+episodes, and attention looks up single steps of it. To earn the most over whole trials the network
+has to become a learning algorithm, a fast one. PPO, a slow one, trains it over many trials. A
+step's features do not depend on later steps: a rollout computes them once, and keeps them. Numbers
+in parentheses are sections of Mishra et al. (2018), SNAIL, https://arxiv.org/abs/1707.03141.
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]     input: a, r, d are 0 at the start of a trial      (3)
-    h_t = [embed(x_t), f^1_t, f^2_t, ...]      features: each dense block appends its own      (3.1)
-    f_t = tanh(g_t) sigmoid(g'_t)              dense block with a dilation R = 1, 2, 4, ...    (3.1)
-          [g_t, g'_t] = W h_t + b + W' h_{t-R}    from the part of h that the block finds
+    h_t = [embed(x_t), f^1_t, f^2_t, ...]      features: dense block i appends f^i_t           (3.1)
+    f_t = tanh(g_t) sigmoid(g'_t)              a dense block, with its own W, b, W' and R      (3.1)
+          [g_t, g'_t] = W h_t + b + W' h_{t-R}    h: what earlier blocks gave; 0 before the trial
+          R = 1, 2, 4, ... in each TC block       (the paper prints 2, 4, 8, ...)
     m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u          causal attention              (3.1)
-          q_t, k_t, v_t linear in h_t: query, key, value
+          q_t, k_t, v_t affine in h_t: query, key and value (another one than V_t)
     a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)   policy and value                               (3)
+    J   = E_task E_trial [sum_t gamma^t r_t]   objective: t runs through all episodes            (2)
     A_t = delta_t + gamma lambda A_{t+1}       advantage: GAE, over the whole trial            (5.2)
           delta_t = r_t + gamma V_{t+1} - V_t
     L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old      PPO, not the paper's TRPO
 
-Shapes: T steps of N trials side by side; D features so far, C after all blocks; K, V the sizes of
-a key and a value of attention. PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
+Shapes: T steps of N trials side by side; D features so far (the paper's D is what a dense block
+appends), C after all blocks; K, V the sizes of a key and a value of attention. PPO is Schulman et
+al. (2017), https://arxiv.org/abs/1707.06347.
 
     python snail_ppo.py                                               # 5-armed bandit, 10 pulls
     python snail_ppo.py --env-kwargs num_arms 50 --learn-from-regret  # 50 arms
@@ -255,7 +258,7 @@ class CausalAttention(nn.Module):
 
     def forward(self, h):
         """Whole trials: h [T, N, C] to [T, N, C + V]."""
-        # [N, 1, T, K + K + V]: one head
+        # [N, 1, T, K + K + V]: one head, an axis that torch's fast kernels ask for
         qkv = self.linear(h).transpose(0, 1)[:, None]
         q, k, v = qkv.tensor_split(self.ends, dim=3)
         m = scaled_dot_product_attention(q, k, v, is_causal=True)  # [N, 1, T, V]
@@ -265,17 +268,21 @@ class CausalAttention(nn.Module):
         """Step t: h [N, C] to [N, C + V].
 
         qkv [N, 1, steps, K + K + V] has room for a whole trial. Steps 0 to t - 1 are there, step t
-        is written. (No later step needs its query, which comes with key and value.)
+        is written. (Its query is stored as well, for one linear map gives all three. No later
+        step reads it.)
         """
         qkv[:, 0, t] = self.linear(h)
         q, k, v = qkv[:, :, : t + 1].tensor_split(self.ends, dim=3)
         # Only the last query is used. There is no later step yet, so it needs no mask.
+        # (is_causal would be wrong: to a single query it shows step 0 alone.)
         m = scaled_dot_product_attention(q[:, :, t:], k, v)  # [N, 1, 1, V]
         return torch.cat([h, m[:, 0, 0]], dim=1)
 
 
 class Agent(nn.Module):
-    """TC blocks, attention, a policy and a value head (SNAIL, section 3).
+    """TC blocks, then attention, a policy and a value head, as in the appendix of SNAIL.
+
+    (Its section 3 speaks of several of each in turn.)
 
     From outside, use it through `initial_state` and `act`; training uses the rest.
     """
@@ -312,10 +319,10 @@ class Agent(nn.Module):
 
         size, filters, key_size, value_size = args.sizes  # size: D, the features so far
         self.embedding = nn.Linear(input_size, size)
-        # n dense blocks see 1 + (1 + 2 + 4 + ...) = 2^n steps. A TC block's dilations double until
-        # that is a whole trial.
-        self.steps = args.episodes_per_trial * env.horizon  # at most
-        self.blocks = nn.ModuleList()
+        # n dense blocks see 1 + (1 + 2 + ... + 2^(n-1)) = 2^n steps, as many as the next dilation.
+        # So a TC block is complete when the next dilation is a whole trial or more.
+        self.steps = args.episodes_per_trial * env.horizon  # of a trial, at most
+        self.blocks = nn.ModuleList()  # dense blocks, those of one TC block after the other's
         for _ in range(args.tc_blocks):
             dilation = 1
             while dilation < self.steps:
@@ -391,21 +398,22 @@ class Agent(nn.Module):
         """One step x [N, input]: the policy, values [N], and the memory, which grows in place."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
             h = self.embedding(self.convolve(x[None]))  # [1, N, D]
-            # Memory is a list of the features [1, N, C] of each step so far, and q, k, v of all
-            # steps, [N, 1, steps, K + K + V], which are filled in one by one.
+            # Memory is a list of columns, the features [1, N, C] of each step so far, and q, k, v
+            # of all steps, [N, 1, steps, K + K + V], which are filled in one by one. (While trials
+            # grow there is room for the longest one already.)
             if memory is None:
                 memory = [], h.new_empty(len(x), 1, self.steps, self.attention.linear.out_features)
-            features, qkv = memory
-            t = len(features)
+            columns, qkv = memory
+            t = len(columns)
             if t == self.steps:
-                raise UsageError(f"Memory takes {t} steps: raise --episodes-per-trial.")
+                raise UsageError(f"Memory takes {t} steps: train with larger --episodes-per-trial.")
             for block in self.blocks:
                 past = h[:0]  # none
                 if t >= block.dilation:
                     # h_{t-R}: of that step's C features the first D, as many as h has here
-                    past = features[-block.dilation][..., : h.shape[2]]
+                    past = columns[-block.dilation][..., : h.shape[2]]
                 h = block(h, past)
-            features.append(h)
+            columns.append(h)
             h = self.attention.step(h[0], qkv, t)  # [N, C + V]
         return *self.heads(h), memory
 

@@ -214,7 +214,7 @@ def test_memory_is_kept_in_bfloat16_with_amp(monkeypatch):
 
 @torch.no_grad()
 def test_a_trial_longer_than_memory_is_a_clear_error():
-    words = "Memory takes 5 steps: raise --episodes-per-trial"
+    words = "Memory takes 5 steps: train with larger --episodes-per-trial"
     agent, x = make_agent(5)
     _, _, memory = step_through(agent, x)
     with pytest.raises(envs.UsageError, match=words):
