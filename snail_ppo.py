@@ -19,6 +19,8 @@ in parentheses are sections of Mishra et al. (2018), SNAIL, https://arxiv.org/ab
     A_t = delta_t + gamma lambda A_{t+1}       advantage: GAE, over the whole trial            (5.2)
           delta_t = r_t + gamma V_{t+1} - V_t
     L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old      PPO, not the paper's TRPO
+          PPO maximizes L; its optimizer minimizes -L + c_v (V_t - target)^2 / 2 - c_e entropy,
+          target = A_t + V_t as in the rollout, c_v and c_e: vf_coef and ent_coef
 
 Shapes: T steps of N trials side by side; D features so far (the paper's D is what a dense block
 appends), C after all blocks; K, V the sizes of a key and a value of attention. PPO is Schulman et
@@ -90,7 +92,8 @@ class Args:
     episodes_per_trial: int = 10
     """episodes in a trial, over which memory is kept"""
     total_timesteps: float = 6_000_000
-    """total timesteps of the experiment"""
+    """total timesteps of the experiment. If a resumed run is given more, its schedules (learning
+    rate and others) are those of the new total: an annealed learning rate rises again"""
     num_envs: int = 4000
     """the number of parallel environments, of all processes together; a batch is one trial in each.
     The default, 4000, is lowered to keep a batch within 400,000 steps; any other number is kept"""
@@ -127,7 +130,8 @@ class Args:
     max_grad_norm: float = 0.5
     """the maximum norm for the gradient clipping"""
     target_kl: float | None = None
-    """the target KL divergence threshold, above which an update stops early"""
+    """the target KL divergence threshold: where it is larger in the last minibatch of an epoch, the
+    update ends with that epoch"""
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False
@@ -150,13 +154,13 @@ class Args:
     """seconds between checkpoints"""
     eval_trials: int = 40_000
     """the number of held-out tasks to evaluate on, one trial each. Where environments are slow,
-    some hundreds do: 40,000 may take longer than the training"""
+    a few hundred are enough: 40,000 may take longer than the training"""
     eval_seed: int = 0
     """the seed of the held-out tasks: not seen in training, unless there are only a few in all"""
 
 
 def check_arguments(args):
-    """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
+    """Raises UsageError, one sentence, for what would fail later and less clearly."""
     names = (
         "episodes_per_trial total_timesteps num_envs num_minibatches update_epochs tc_blocks "
         "action_scale sizes learning_rate max_grad_norm ramp_fraction"
@@ -196,13 +200,15 @@ class RunningMeanStd(nn.Module):
         zeros = torch.zeros(size).double()
         self.register_buffer("mean", zeros)
         self.register_buffer("var", zeros + 1)
+        # The number of rows so far, the same in each column; with several processes that of one.
         self.register_buffer("count", zeros + 0)  # a copy: mean and count change in place
 
     def update(self, x):
         """Takes in the rows x [B, size]: the moments of two groups together (Chan et al. 1979)."""
         x = x.double()
         batch_mean = average(x.mean(0))
-        # above 0, for `normalize` divides by its root: some entries of observations never change
+        # Some entries of observations never change. Their variance must be above 0 nevertheless:
+        # `normalize` divides by its root.
         batch_var = average(x.var(0, correction=0)).clamp(min=1e-8)
         batch_count = average(x.new_tensor(len(x)))
         self.count += batch_count
@@ -303,14 +309,14 @@ class Agent(nn.Module):
         shape = self.observation_space.shape
         self.sees_images = len(shape) == 3
         if self.sees_images:
-            height, width, channels = shape
+            height, width, channels = shape  # in this order: channels come last
             self.convolutions = nn.Sequential(
                 nn.Conv2d(channels, 16, 3, stride=2, padding=1),
                 nn.ReLU(),
                 nn.Conv2d(16, 16, 3, stride=2, padding=1),
                 nn.ReLU(),
                 nn.Flatten(),
-                # Each convolution halves both sides.
+                # Each convolution halves both sides, and rounds up.
                 nn.Linear(16 * ceil(height / 4) * ceil(width / 4), 256),
                 nn.ReLU(),
             )
@@ -340,8 +346,8 @@ class Agent(nn.Module):
             nn.init.zeros_(head.bias)
         if not self.has_discrete_actions:
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
-            # Limits [2, action], to which the environment clips: -1 and 1, or infinite for actions
-            # without bounds. They are no part of a checkpoint.
+            # Limits [2, action], to which the environment clips: -1 and 1 where an action has two
+            # bounds, else its own, or infinite ones. They are no part of a checkpoint.
             limits = np.array([self.action_space.low, self.action_space.high])
             self.register_buffer("action_limits", torch.tensor(limits), persistent=False)
 
@@ -418,8 +424,12 @@ class Agent(nn.Module):
         return *self.heads(h), memory
 
     def heads(self, h):
-        """The policy, a distribution over actions, and the value, from features h [..., size]."""
-        h = h.to(self.value.weight)  # to the weights' float32; with --amp it is bfloat16
+        """The policy, a distribution over actions, and the value, from h [..., size].
+
+        `self.policy` and `self.value` are linear layers. Where else `policy` and `value` are said,
+        they are this distribution and these numbers.
+        """
+        h = h.to(self.value.weight)  # to the weights' float32; with --amp it may be bfloat16
         out = self.policy(h)
         value = self.value(h)[..., 0]
         if self.has_discrete_actions:
@@ -432,8 +442,9 @@ class Agent(nn.Module):
         """Actions for N trials: arrays or tensors with first axis N in, (action, next state) out.
 
         `state` is `initial_state(N)` when a trial begins, and later what the last call returned. In
-        the first call only `obs` counts: the other inputs may be any arrays. Actions are within the
-        action space: continuous ones are clipped to it.
+        the first call only `obs` counts: give arrays of zeros for the others. Later `prev_done` is
+        1, or true, where the last step ended an episode. The action is a tensor, [N] or [N,
+        action], on the agent's device. It is within the action space: a continuous one is clipped.
         """
         inputs = [
             torch.as_tensor(array, device=self.value.weight.device)
@@ -460,9 +471,9 @@ def rollout(agent, env, tasks, episodes, seed):
     device = agent.value.weight.device
     next_obs, _ = env.reset(seed=seed, options={"tasks": tasks})
     action = reward = done = memory = None  # nothing precedes the first step of a trial
-    episode = torch.zeros(env.num_envs, device=device).long()
+    episode = torch.zeros(env.num_envs, device=device).long()  # [N]: how many are over
     steps = []
-    while (episode < episodes).any():
+    while torch.any(episode < episodes):
         obs = torch.tensor(next_obs, device=device)  # a copy: an environment may reuse its arrays
         x = agent.encode(obs, action, reward, done, memory is None)  # [N, input]
         # An episode's end does not reset memory: it holds what the agent has learned of the task.
@@ -530,7 +541,7 @@ def ppo_loss(agent, batch, args, ent_coef):
     valid = batch["valid"]  # [T, B]
 
     def mean(x):  # over the steps of the trials, without those after their ends
-        return (valid * x).sum() / valid.sum()
+        return torch.sum(valid * x) / valid.sum()
 
     advantage = batch["advantage"]
     if args.norm_adv:
@@ -538,10 +549,11 @@ def ppo_loss(agent, batch, args, ent_coef):
         advantage = advantage / (mean(advantage**2).sqrt() + 1e-8)
 
     # L = E[min(rho A, clip(rho, 1-eps, 1+eps) A)],   rho = pi / pi_old
-    logratio = policy.log_prob(batch["action"]) - batch["log_prob"]  # [T, B]
+    # [T, B]; 0 after the trials' ends, where nothing keeps it small: exp may overflow there
+    logratio = (policy.log_prob(batch["action"]) - batch["log_prob"]) * valid
     ratio = logratio.exp()
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-    policy_loss = -mean(torch.min(advantage * ratio, advantage * clipped))
+    policy_loss = -mean(torch.min(advantage * ratio, advantage * clipped))  # -L
     value_loss = 0.5 * mean((value - batch["returns"]) ** 2)
     entropy = mean(policy.entropy())
     loss = policy_loss + args.vf_coef * value_loss - ent_coef * entropy
@@ -587,8 +599,8 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
     """The return of each episode of one trial in each of the given tasks: [tasks, episodes].
 
     Tasks are an array as the environment's `sample_tasks` gives it. With `return_regret` a pair is
-    returned: the returns, and the regrets, which are None where the environment reports none, or
-    reports it in a part of the tasks only.
+    returned: the returns, and the regrets, which are None unless the environment reports one in all
+    steps. Seeds torch's global random numbers.
     """
     returns = []
     regrets = []
@@ -627,7 +639,11 @@ def read_checkpoint(path):
 
 
 def load(checkpoint, device="cpu"):
-    """The agent of a checkpoint.pt (or of a published agent.pt: no optimizer), ready to `act`."""
+    """The agent of a checkpoint.pt (or of a published agent.pt: no optimizer), ready to `act`.
+
+    Raises UsageError for a file that is missing, damaged or not ours, and torch's RuntimeError if
+    the environment has changed since, so that the weights do not fit.
+    """
     saved = read_checkpoint(checkpoint)
     args = Args(**saved["args"])
     env = envs.make(args.env_id, 1, **args.env_kwargs)
@@ -659,7 +675,10 @@ def schedule(args, global_step):
 
 
 def train(args):
-    """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
+    """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0).
+
+    With args.resume, args must hold the run's own arguments: the end of this file sees to that.
+    """
     rank = int(os.getenv("RANK", 0))
     world_size = int(os.getenv("WORLD_SIZE", 1))
     check_arguments(args)
@@ -670,14 +689,17 @@ def train(args):
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     env = envs.make(args.env_id, 1, **args.env_kwargs)  # one task: for its spaces
     steps = args.episodes_per_trial * env.horizon  # of a trial
-    if args.num_envs == Args.num_envs:  # the default: a batch of at most 400,000 steps
+    # The default, also where a user gave just that number: a batch of at most 400,000 steps.
+    if args.num_envs == Args.num_envs:
         args.num_envs = min(4000, 400_000 // steps)
     if args.num_minibatches * world_size > args.num_envs:
-        raise UsageError("num_envs must be at least num_minibatches times processes.")
+        raise UsageError(
+            f"num_envs must be at least num_minibatches times processes, but is {args.num_envs}."
+        )
     agent = Agent(env, args).to(device)
-    # Fail at once where memory (not a GPU's) is far too small for a batch, which takes as much as
-    # this array, about. Without room for that there is a MemoryError, see the end of this file.
-    # (Nothing is written to the array: it only reserves memory, and the check costs nothing.)
+    # A batch takes about as much memory (of the CPU) as this array. To ask for it costs nothing, as
+    # nothing is written to it. Where memory is far too small there is a MemoryError at once: see
+    # the end of this file.
     np.empty((args.num_envs // world_size, steps, agent.obs_size + agent.policy.in_features))
     optimizer = torch.optim.Adam(agent.parameters(), eps=1e-5)  # each iteration sets its rate
     iteration = 0
@@ -690,10 +712,11 @@ def train(args):
         # It is read to the CPU: Adam's counters have to stay there, for on a GPU each of its steps
         # would wait for them. load_state_dict moves everything else.
         saved = read_checkpoint(args.resume)
+        # What weights and moments were learned for has to stay.
         names = """env_id env_kwargs episodes_per_trial tc_blocks sizes action_scale
             norm_obs norm_reward"""
         for name in names.split():
-            old_value = saved["args"].get(name, False)  # older runs may lack it
+            old_value = saved["args"].get(name, False)  # older runs may lack the last two
             if getattr(args, name) != old_value:
                 raise UsageError(f"{name} must stay {old_value}, as {args.resume} has it.")
         try:
@@ -701,7 +724,7 @@ def train(args):
             optimizer.load_state_dict(saved["optimizer"])
         except Exception:  # of any kind: what is wrong is the file
             raise UsageError(
-                f"{args.resume} is an agent alone, or of another environment, horizon or network."
+                f"{args.resume} is an agent alone, or does not fit this environment and network."
             ) from None
         iteration = saved["iteration"]
         global_step = saved["global_step"]
@@ -748,7 +771,7 @@ def train(args):
             read_checkpoint(temporary)  # what cannot be read must not replace what can
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
             (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
-        except Exception as error:  # a folder that is not ours; numpy's numbers, Paths in args
+        except Exception as error:  # no right to write there, or args that cannot be stored
             raise UsageError(
                 f"Cannot write {checkpoint_path}: {error}. Are arguments plain numbers and texts?"
             ) from None
@@ -807,6 +830,7 @@ def train(args):
             if not writer:  # only now: it, too, would make the folder
                 # purge_step: a resumed run replaces what was logged after its checkpoint.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
+            # With several processes what is logged is of this one's trials.
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
             for i, episode_return in enumerate(episode_returns, 1):
                 logs[f"charts/return_episode_{i}"] = episode_return
@@ -830,8 +854,8 @@ def train(args):
             return
         save_checkpoint()
         tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])  # 1: see `evaluate`
-        # {name of a task: its rows in tasks} where there are so few tasks that all were seen in
-        # training; else {}.
+        # {name of a task: its rows in tasks} where there are so few different tasks that training
+        # has most likely seen all; else {}.
         rows_by_task = env.group_tasks(tasks)
         env.close()
 
@@ -851,7 +875,7 @@ def train(args):
             return_regret=True,
         )
         totals = returns.sum(1)  # of each trial
-        # named by their means, which are taken below
+        # what is averaged, under the name of its mean; the first axis is the trials
         samples = {"return_mean": totals, "return_by_episode": returns}
         if regrets is not None:
             samples["regret_mean"] = regrets.sum(1)
@@ -902,7 +926,7 @@ if __name__ == "__main__":
     except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on (Ctrl-C has no text)
         sys.exit(f"error: {str(error) or 'Interrupt.'} {' '.join(getattr(error, '__notes__', []))}")
-    except (MemoryError, torch.OutOfMemoryError) as error:  # the second is a GPU's
+    except (MemoryError, torch.OutOfMemoryError) as error:  # numpy's, and torch's of a GPU
         sys.exit(
             f"error: {error}: lower --num-envs or --eval-trials. "
             f"{' '.join(getattr(error, '__notes__', []))}"
