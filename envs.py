@@ -71,7 +71,7 @@ class TaskVectorEnv(VectorEnv):
       so set what it needs before that);
     - `_set_tasks(tasks)`: refuses wrong ones, computes what follows from them (optional);
     - `_start(mask)`: begins an episode where `mask` [N] is true (optional: sets `_state` to 0);
-    - `_advance(actions)`: one step, (reward [N], terminated [N] or one for all, info);
+    - `_advance(actions)`: one step, (reward [N], terminated [N] or one for all, a new dict `info`);
     - `_observe()`: observations [N, ...] without the task (optional: they are `_state`).
     """
 
@@ -97,7 +97,8 @@ class TaskVectorEnv(VectorEnv):
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, dtype=int)  # taken in the current episode, [N]
         dtype = np.result_type(self._base_space.dtype, int)  # int64 or float64, for long sums
-        self._state = np.zeros((num_envs, *self._base_space.shape), dtype)  # [N, ...]
+        # [N, ...]; a space without a shape, such as Dict, is refused by `make`
+        self._state = np.zeros((num_envs, *(self._base_space.shape or ())), dtype)
 
     def sample_tasks(self, num_tasks, rng=None):
         """Tasks, first axis the task, by the numpy Generator `rng` or the environment's own."""
@@ -108,7 +109,8 @@ class TaskVectorEnv(VectorEnv):
         """Starts an episode everywhere: (observations, {}).
 
         `options={"tasks": tasks}` names the tasks, which are kept from then on. As long as none
-        were named, the environment draws its own, anew whenever it is seeded.
+        were named, the environment draws its own, anew whenever it is seeded. Tasks that were drawn
+        with the same seed would share random numbers with the episodes: take another one.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -219,11 +221,13 @@ class TabularMDP(TaskVectorEnv):
 
     def _draw(self, num_tasks, rng):
         shape = (self.num_states, self.num_actions)
-        fields = [
-            ("transitions", float, (*shape, self.num_states)),
-            ("rewards", float, shape),
-        ]
-        tasks = np.empty(num_tasks, dtype=fields)
+        tasks = np.empty(
+            num_tasks,
+            [
+                ("transitions", float, (*shape, self.num_states)),
+                ("rewards", float, shape),
+            ],
+        )
         # Exponential variables, divided by their sum, are Dirichlet(1, ..., 1).
         weights = rng.standard_exponential((num_tasks, *shape, self.num_states))
         tasks["transitions"] = weights / weights.sum(-1, keepdims=True)
@@ -291,7 +295,7 @@ class Navigation2D(TaskVectorEnv):
     def _advance(self, actions):
         self._state += actions  # the position
         offset = self._state - self.tasks  # from the goal, [N, 2]
-        return -np.hypot(*offset.T), (abs(offset) < 0.01).all(axis=1), {}
+        return -np.hypot(*offset.T), (abs(offset) < 0.01).all(1), {}
 
 
 class VisualMaze(TaskVectorEnv):
@@ -618,13 +622,13 @@ class BatchedTasks(TaskVectorEnv):
     def _take_tasks(self, tasks):
         if len(tasks) != self.num_envs:
             raise UsageError(f"tasks must have shape ({self.num_envs},), got {len(tasks)} tasks.")
-        self._envs.set_attr("task", list(tasks))
-        self.tasks = tasks
+        self.tasks = deepcopy(tasks)  # the caller may change them
+        self._envs.set_attr("task", list(self.tasks))
 
     def _start(self, mask):
         seed = int(self.np_random.integers(2**31))  # sub-environment i gets seed + i
         if self.levels:
-            seed = list(map(int, self.tasks))  # the task is the seed
+            seed = np.asarray(self.tasks).tolist()  # the task is the seed
         self._state, _ = self._envs.reset(seed=seed, options={"reset_mask": mask})
 
     def _advance(self, actions):
@@ -659,9 +663,11 @@ class PolicyEnv(VectorWrapper):
             # in float64: bounds near the largest number of float32 would overflow.
             self._half_range = np.where(bounded, space.high / 2 - space.low / 2, np.float64(1))
             self._centre = np.where(bounded, space.low + self._half_range, 0)
-            low = np.where(bounded, -1, space.low)
-            high = np.where(bounded, 1, space.high)
-            self.single_action_space = Box(low, high, dtype=space.dtype)
+            self.single_action_space = Box(
+                np.where(bounded, -1, space.low),
+                np.where(bounded, 1, space.high),
+                dtype=space.dtype,
+            )
             self.action_space = batch_space(self.single_action_space, env.num_envs)
 
     def __getattr__(self, name):

@@ -1396,6 +1396,25 @@ def test_named_tasks_are_a_copy():
     assert env.step(np.array([1, 1]))[1].tolist() == [1, 1]
 
 
+SPACES_WITHOUT_NUMBERS = [
+    gym.spaces.Dict({"x": Box(-1, 1, (2,))}),
+    gym.spaces.Tuple([Discrete(2)]),
+    gym.spaces.Text(3),
+    Box(-1, 1, ()),
+]
+
+
+@pytest.mark.parametrize("space", SPACES_WITHOUT_NUMBERS, ids=lambda space: type(space).__name__)
+def test_a_vector_environment_that_observes_no_array_is_a_sentence(space, monkeypatch):
+    def entry_point(num_envs):
+        return envs.TaskVectorEnv(num_envs, 5, space, Discrete(3))
+
+    monkeypatch.setattr(gym.envs.registration, "registry", dict(gym.registry))
+    gym.register("Observes-v0", vector_entry_point=entry_point)
+    with pytest.raises(envs.UsageError, match="use Discrete, numbered from 0, or Box"):
+        envs.make("Observes-v0", 2)
+
+
 def test_an_ant_that_flies_apart_starts_anew():
     env = envs.make("AntDir-v0", 3, horizon=20)
     env.reset(seed=0)

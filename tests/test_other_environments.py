@@ -674,6 +674,30 @@ def test_tasks_may_be_named_in_a_list(kind, register):
     refused(lambda: env.reset(options={"tasks": tasks[:2]}), "tasks must")
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_named_tasks_are_a_copy(mode, register):
+    register(Told)
+    env = envs.make("Own-v0", 2, kind="dict", vectorization_mode=mode)
+    tasks = env.sample_tasks(2, 7)
+    codes = [code(task) for task in tasks]
+    env.reset(seed=0, options={"tasks": tasks})
+    tasks[0]["speed"] = 99
+    tasks[1] = None
+    for _ in range(11):  # beyond the end of an episode
+        obs, *_ = env.step(np.zeros(2, int))
+        assert obs[:, 0].tolist() == codes
+    assert [code(task) for task in env.tasks] == codes
+    env.close()
+
+
+def test_a_seed_that_is_no_whole_number_is_no_level(register):
+    register(Level)
+    env = envs.make("Own-v0", 2, levels=True)
+    env.reset(options={"tasks": [0, 1]})
+    with pytest.raises(gym.error.Error, match="Seed must be a python integer"):
+        env.reset(options={"tasks": [0.5, 1.7]})
+
+
 def test_tasks_of_a_vector_environment_may_be_named_in_a_list():
     env = envs.make("Bandit-v0", 2, num_arms=2)
     env.reset(seed=0, options={"tasks": [[0.0, 1.0], [1.0, 0.0]]})
