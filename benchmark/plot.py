@@ -642,8 +642,9 @@ def levels():
         f"```bash\n{command(name, results)}\n```\n\n"
         f"In {num_rooms:,} rooms that it has never seen, the first episode brings {texts[0]} and "
         f"the second {texts[1]} (random actions: {row['random']:.3f}). That is {steps[0]:.1f} "
-        f"steps to the ball on average, and then {steps[1]:.1f}. (A room where it is not found "
-        f"counts as {64 / 0.9:.0f} steps.) So it remembers where the ball was. "
+        f"steps to the ball on average, and then {steps[1]:.1f}. (MiniGrid pays 1 - 0.9 steps / "
+        "64, and nothing if the ball is not found in 64 steps. So a room where it is not found "
+        f"counts as {64 / 0.9:.0f} steps.) It remembers where the ball was. "
         f"[Curve and network](../benchmark/results/{name}); {minutes(results)} minutes, "
         f"{seeds_in_words(results)}."
     )
@@ -1018,7 +1019,7 @@ def tables():
         texts[page, "results"] = ppo_table(algorithm)
         texts[page, "ablations"] = ablations(algorithm)
         texts[page, "curves"] = "\n\n".join(links)
-    texts["docs/rl2_ppo.md", "exploration"] = exploration()
+    texts["docs/notes.md", "exploration"] = exploration()
     page = "docs/maml_trpo.md"
     links = [f"![{title}](figures/{figure_name(title)}.png)" for title in groups()]
     texts[page, "maml results"] = maml_table()

@@ -123,7 +123,7 @@ MDP_FROM_REGRET = {
     "ramp_fraction": 0.9,
     "learn_from_regret": True,
 }
-# A discount that rises slowly, many minibatches: docs/rl2_ppo.md, "What holds longer MDPs back".
+# A discount that rises slowly, many minibatches: docs/notes.md, "What holds longer MDPs back".
 RL2_MDP = (
     MDP
     | MDP_FROM_REGRET
@@ -136,7 +136,7 @@ RL2_MDP = (
     }
 )
 # Longer trials look further ahead. Advantages grow with that, and so would the bonus's weight if
-# each batch's advantages were normalised: docs/rl2_ppo.md, "What holds longer MDPs back".
+# each batch's advantages were normalised: docs/notes.md, "What holds longer MDPs back".
 RL2_MDP_LONG = RL2_MDP | {
     "total_timesteps": 150_000_000,
     "gamma": 0.98,
@@ -190,7 +190,7 @@ HALFCHEETAH = {
 }
 HALFCHEETAH_DIR = HALFCHEETAH | {"env_id": "HalfCheetahDir-v0", "later_fraction": 0.1}
 HALFCHEETAH_VEL = HALFCHEETAH | {"env_id": "HalfCheetahVel-v0"}
-# Large numbers in an observation make the inner step overshoot: docs/maml_trpo.md.
+# Large numbers in an observation make the inner step overshoot: docs/notes.md.
 HALFCHEETAH_PARAMS = HALFCHEETAH | {
     "env_id": "HalfCheetahParams-v0",
     "num_iterations": 60,

@@ -508,8 +508,11 @@ def add_random_return(name):
     if environment == {key: former.get(key) for key in environment}:
         return
     import_example(name)
-    is_cheap = args["env_id"] in ("Bandit-v0", "TabularMDP-v0", "Navigation2D-v0")
-    num_tasks = 40_000 if is_cheap else 1000
+    num_tasks = 1000
+    if args["env_id"] in ("TabularMDP-v0", "Navigation2D-v0"):
+        num_tasks = 40_000
+    if args["env_id"] == "Bandit-v0":  # an episode is one pull; tables have up to 1000 of them
+        num_tasks = 1_000_000
     env_kwargs = dict(args["env_kwargs"])
     env_kwargs.pop("vectorization_mode", None)  # else each task were a process of its own
     measured = baselines.random_return(args["env_id"], env_kwargs, num_tasks)
@@ -530,6 +533,8 @@ def bring_up_to_date(name, seeds, is_named):
     for seed in seeds:
         now = state(name, seed)
         if now == "collected":
+            if is_named:
+                print(f"{name}, seed {seed}: {describe(name, seed)}, nothing to do")
             continue
         if now == "out of date" and not is_named:
             print(f"{name}, seed {seed}: {describe(name, seed)}")
