@@ -20,6 +20,10 @@ before the meta-update. g is the gradient of the meta-objective.
 Shapes: M tasks, K episodes in each of them, N = M K in all, of T steps; P parameters; B is any
 number of observations in one task, K T for example.
 
+With several adaptation steps theta_i' is what the last one gives, each on new episodes. A Fisher
+matrix says how much a policy changes with its parameters: for a small change v the KL is about
+v^T F v / 2. (The F of the last line has a small number added to its diagonal, the damping.)
+
 Equations and sections are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400;
 section 3.2 and Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
 https://arxiv.org/abs/1502.05477, appendix C. The linear baseline is that of Duan et al. (2016),
@@ -112,7 +116,8 @@ class Args:
     """the lambda for the generalized advantage estimation; a larger one looks farther ahead, with
     more noise"""
     max_kl: float = 0.01
-    """the trust region delta: the most that a meta-update changes the adapted policies (mean KL)"""
+    """the trust region delta: the most that a meta-update changes the adapted policies (mean KL).
+    Where it is far too large, no try of the line search succeeds, and nothing is learned"""
     cg_iterations: int = 10
     """conjugate gradient iterations, one Fisher-vector product each"""
     cg_damping: float = 1e-5
@@ -132,10 +137,10 @@ class Args:
 
 
 def check_arguments(args):
-    """Raises UsageError, one sentence, for a number that would fail later and less clearly."""
+    """Raises UsageError, one sentence, for what would fail later and less clearly."""
     names = (
-        "episodes_per_task inner_lr later_fraction hidden_size action_scale max_kl cg_iterations "
-        "fisher_fraction eval_episodes"
+        "num_iterations episodes_per_task inner_lr later_fraction hidden_size action_scale max_kl "
+        "cg_iterations fisher_fraction eval_episodes"
     )
     for name in names.split():
         if not getattr(args, name) > 0:
@@ -145,12 +150,12 @@ def check_arguments(args):
             raise UsageError(f"{name} must not exceed 1 or be below 0.")
     if (
         args.eval_trials < 2
-        or min(args.seed, args.eval_seed, args.num_inner_steps) < 0
+        or not min(args.cg_damping, args.seed, args.eval_seed, args.num_inner_steps) >= 0
         or "num_envs" in args.env_kwargs
     ):
         raise UsageError(
-            "eval_trials must be at least 2, seeds and num_inner_steps at least 0; env_kwargs must "
-            "not hold num_envs: say --meta-batch-size."
+            "eval_trials must be at least 2, seeds, num_inner_steps and cg_damping at least 0; "
+            "env_kwargs must not hold num_envs: say --meta-batch-size."
         )
 
 
@@ -211,7 +216,7 @@ class Policy:
         variance the average of their variances. (How far the iterations' means are apart is left
         out.)
         """
-        obs = batch["raw_obs"][batch["valid"]].flatten(1).double()  # [B, obs]
+        obs = batch["raw_obs"][batch["valid"]].flatten(1).double()  # [steps of all tasks, obs]
         new = average(torch.stack([obs.mean(0), obs.var(0, correction=0)]))
         self.moments = self.moments.lerp(new.cpu(), weight)  # old + weight (new - old)
 
@@ -220,8 +225,8 @@ class Policy:
 
         Logits and means are [M, B, action]. The log standard deviation, [M, 1, action] or
         [1, 1, action], is the same in all states. Mean and deviation are in units of action_scale.
-        Why tensors, not a distribution: a KL compares with an old policy that must not move, and
-        the caller makes that one of the detached tensors.
+        They are tensors, not a distribution, so that a caller can detach them: a KL needs the old
+        policy as a constant.
         """
         h = obs
         for i in range(3):
@@ -251,7 +256,7 @@ def rollout(policy, params, env, tasks, seed):
     [M, K, T, ...], T <= env.horizon: `raw_obs` as the environment gave it, `obs` as the network
     sees it, `action`, `log_prob`, `reward`, and `valid` (false after an episode's end: the
     environment plays on until the longest episode has ended). Besides, it has `return` [M, K],
-    without discount.
+    without discount. `seed` is the environment's; actions are drawn by torch's global generator.
     """
     device = params["bias_0"].device
     shape = len(tasks), env.num_envs // len(tasks)  # M, K
@@ -264,7 +269,9 @@ def rollout(policy, params, env, tasks, seed):
         obs = policy.encode(raw_obs).to(device)  # [N, obs]
         outputs = policy.outputs(params, obs.unflatten(0, shape))
         if not outputs[0].isfinite().all():
-            raise UsageError("The policy is not finite: lower --inner-lr, with which it adapted.")
+            raise UsageError(
+                "The policy is not finite: lower --inner-lr or observations, raise --action-scale."
+            )
         distribution = policy.distribution(*outputs)
         action = distribution.sample()  # [M, K] or [M, K, action]
         log_prob = distribution.log_prob(action).flatten(0, 1)
@@ -323,7 +330,10 @@ def mean_over_steps(x, batch):
 
 
 def advantages(batch, gamma, gae_lambda):
-    """GAE with the linear baseline, normalised to mean 0, deviation 1 in each task: [M, K, T]."""
+    """GAE with the linear baseline, normalised to mean 0, deviation 1 in each task: [M, K, T].
+
+    (Where the deviation is below 1e-8, they stay near 0: no action was better than another.)
+    """
     valid = batch["valid"]
     value = linear_baseline(batch, gamma)
     # Values are zero after an episode's end, because phi is zero there: after the last step nothing
@@ -369,8 +379,9 @@ def adapt(policy, params, batch, args):
         # Task i's parameters are in J_i alone: the gradient of the sum holds that of each task.
         return surrogate(policy.distribution(*outputs), batch).sum()
 
-    # torch.func.grad works within torch.no_grad, too, as in `trial`. Elsewhere autograd can go back
-    # through this step: that makes the meta-gradient.
+    # `trial` calls this within torch.no_grad, where torch.func.grad works all the same. `update`
+    # calls it with gradients on. Then autograd differentiates through this step, which gives the
+    # second derivative in the meta-gradient.
     gradients = torch.func.grad(objective)(params)
     if args.first_order:  # the gradient counts as a constant
         gradients = {name: gradient.detach() for name, gradient in gradients.items()}
@@ -385,8 +396,8 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
     """
     batches = []
     for i in range(num_steps + 1):
-        # Evaluation takes 3 steps, mostly more than training. From the first extra one on, steps
-        # are shorter (section A.2: half as long): this happens once, and the new args stay. (max:
+        # Evaluation takes 3 steps, mostly more than training. The extra ones are shorter (section
+        # A.2: half as long). The new args stay for all later steps, so this happens once. (max:
         # where training takes no step at all, the first one of the evaluation is a full one.)
         if i == max(1, args.num_inner_steps) + 1:
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
@@ -418,10 +429,10 @@ def fisher_vector_product(policy, params, batches, args):
     """The function v -> F v + damping v of a vector [P].
 
     F = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) is the Hessian of the mean KL at the
-    parameters before the meta-update. (With first_order, d theta_i'/d theta is the identity.) Only
-    a part of each task's episodes is used, in its adaptation steps as well. That is good enough: F
-    gives the direction and the length of the first try, and the line search checks the KL on all
-    episodes.
+    parameters before the meta-update. (With first_order, d theta_i'/d theta is the identity.) To
+    save time, only the first few episodes of each task are used, in its adaptation steps as well.
+    So theta_i' and F are noisier here than in `update`. That is good enough: F gives the direction
+    and the length of the first try, and the line search checks the KL on all episodes.
     """
     few = ceil(args.fisher_fraction * args.episodes_per_task)
     batches = [{name: x[:, :few] for name, x in batch.items()} for batch in batches]
@@ -431,8 +442,9 @@ def fisher_vector_product(policy, params, batches, args):
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
     # The KL's Hessian in theta has two terms: F, and the KL's gradient in theta_i' times the second
     # derivative of theta_i'. Here the new policy is the old one: the KL is 0, the least it can be.
-    # So its gradient is zero, and F alone is left. The gradient is zero, but its derivative is F.
-    # The graph is kept, to differentiate again in each product.
+    # So its gradient is zero, and F alone is left. This gradient changes as theta moves, and how it
+    # changes is F: the derivative of (gradient . v) is F v, and F itself, [P, P], is never built.
+    # create_graph: to differentiate the gradient again, in each product.
     (kl_gradient,) = torch.autograd.grad(kl, theta, create_graph=True)
 
     def product(v):
@@ -445,7 +457,10 @@ def fisher_vector_product(policy, params, batches, args):
 def conjugate_gradient(product, b, iterations):
     """x with product(x) close to b, for a positive definite `product` (Hestenes, Stiefel 1952).
 
-    Exact (but for rounding) after as many iterations as b has numbers, at the latest.
+    The matrix is too large to be built or inverted, but products with it are cheap. Each iteration
+    goes to the best point along a new direction, which `beta` makes such that nothing gained along
+    former ones is lost. Exact (but for rounding) after as many iterations as b has numbers, at the
+    latest; ten give a good direction.
     """
     x = torch.zeros_like(b)
     residual = direction = b  # the residual is b - product(x)
@@ -453,9 +468,9 @@ def conjugate_gradient(product, b, iterations):
         image = product(direction)  # the matrix times the direction
         squared_norm = residual @ residual
         # The clamps: else 0 / 0 once it has converged.
-        length = squared_norm / (direction @ image).clamp(min=1e-30)
-        x = x + length * direction
-        residual = residual - length * image
+        coefficient = squared_norm / (direction @ image).clamp(min=1e-30)
+        x = x + coefficient * direction
+        residual = residual - coefficient * image
         beta = residual @ residual / squared_norm.clamp(min=1e-30)
         direction = residual + beta * direction
     return x
@@ -477,6 +492,10 @@ def update(policy, params, batches, args):
     before = average(before.detach())
     old = policy.distribution(*[output.detach() for output in outputs])
 
+    # A small step changes the objective by about g^T step, and the KL from 0 to step^T F step / 2.
+    # The best step with KL <= delta has the direction x = F^-1 g, and the length with which
+    # step^T F step / 2 = delta. Both are approximations. So the line search makes it shorter, until
+    # the objective rises and the KL is at most delta in fact:
     # step = 0.8^k sqrt(2 delta / x^T F x) x,   F x = g (F with damping),   k = 0, 1, ...
     product = fisher_vector_product(policy, params, batches, args)
     x = conjugate_gradient(product, gradient, args.cg_iterations)
@@ -580,9 +599,9 @@ def train(args):
     )
     if args.resume:
         saved = read_checkpoint(args.resume)
-        names = "env_id env_kwargs hidden_size action_scale norm_obs"
-        for name in names.split():
-            old_value = saved["args"].get(name, False)  # older runs may lack it
+        # What parameters and moments were learned for has to stay.
+        for name in "env_id env_kwargs hidden_size action_scale norm_obs".split():
+            old_value = saved["args"].get(name, False)  # older runs may lack norm_obs
             if getattr(args, name) != old_value:
                 raise UsageError(f"{name} must stay {old_value}, as {args.resume} has it.")
         expected_shapes = [param.shape for param in params.values()]
@@ -591,7 +610,7 @@ def train(args):
         shapes = [param.shape for param in params.values()]
         if "iteration" not in saved or shapes != expected_shapes:
             raise UsageError(
-                f"{args.resume} is an agent alone, or of another environment or network."
+                f"{args.resume} is an agent alone, or does not fit this environment and network."
             )
         iteration = saved["iteration"]
         global_step = saved["global_step"]
@@ -638,7 +657,7 @@ def train(args):
             read_checkpoint(temporary)  # what cannot be read must not replace what can
             temporary.replace(checkpoint_path)  # atomic: at any moment the file is a whole one
             (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
-        except Exception as error:  # a folder that is not ours; numpy's numbers, Paths in args
+        except Exception as error:  # no right to write there, or args that cannot be stored
             raise UsageError(
                 f"Cannot write {checkpoint_path}: {error}. Are arguments plain numbers and texts?"
             ) from None
@@ -671,7 +690,7 @@ def train(args):
                 last_save = time.time()
                 save_checkpoint()
             if not writer:  # only now: it, too, would make the folder
-                # purge_step: a resumed run replaces what was logged after its checkpoint.
+                # purge_step: a resumed run replaces what was logged from this step on.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             returns = [batch["return"].mean().item() for batch in batches]
             for i, mean_return in enumerate(returns):
@@ -682,15 +701,15 @@ def train(args):
                 writer.add_scalar(name, number, global_step)
             writer.flush()
             print(
-                f"{iteration} of {args.num_iterations:.0f} iterations, "
+                f"{iteration} of {args.num_iterations:g} iterations, "
                 f"return after 0, 1, ... steps {np.round(returns, 2).tolist()}"
             )
         if rank > 0:
             return
         save_checkpoint()
         tasks = env.sample_tasks(args.eval_trials, [1, args.eval_seed])  # 1: see `evaluate`
-        # {name of a task: its rows in tasks} where there are so few tasks that all were seen in
-        # training; else {}.
+        # {name of a task: its rows in tasks} where there are so few different tasks that training
+        # has most likely seen all; else {}.
         rows_by_task = env.group_tasks(tasks)
         env.close()
 
@@ -703,8 +722,9 @@ def train(args):
         returns = evaluate(  # [tasks, 4, episodes]
             policy, params, args.env_id, args.env_kwargs, tasks, args.eval_episodes, args.eval_seed
         )
-        # Three things are averaged over tasks below: the sum of a task's episodes, each of them
-        # (first those before adaptation), and their mean after 0, 1, 2, 3 gradient steps.
+        # Three things are averaged over tasks below: the sum of *all* of a task's episodes
+        # ("return_mean", as of RL^2's trials), each of them (first those before adaptation), and
+        # their mean after 0, 1, 2, 3 gradient steps.
         by_episode = returns.reshape(args.eval_trials, -1)  # [tasks, 4 * episodes]
         totals = by_episode.sum(1)  # [tasks]
         samples = {

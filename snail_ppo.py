@@ -828,7 +828,7 @@ def train(args):
                 last_save = time.time()
                 save_checkpoint()
             if not writer:  # only now: it, too, would make the folder
-                # purge_step: a resumed run replaces what was logged after its checkpoint.
+                # purge_step: a resumed run replaces what was logged from this step on.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
             # With several processes what is logged is of this one's trials.
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)

@@ -282,7 +282,9 @@ ALL = [
 MAML = [
     ("--resume good.pt --hidden-size 9", "hidden_size must stay 8"),
     ("--meta-batch-size 0", "meta_batch_size must be at least 1"),
-    ("--num-inner-steps -1", "num_inner_steps at least 0"),
+    ("--num-inner-steps -1", "num_inner_steps and cg_damping at least 0"),
+    ("--cg-damping nan", "cg_damping at least 0"),
+    ("--num-iterations nan", "num_iterations must be above 0, got nan"),
     ("--gamma nan", "gamma must not exceed 1 or be below 0"),
     ("--gae-lambda -0.1", "gae_lambda must not exceed 1 or be below 0"),
     ("--inner-lr 0", "inner_lr must be above 0, got 0.0"),
