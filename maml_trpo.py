@@ -610,7 +610,7 @@ def train(args):
         shapes = [param.shape for param in params.values()]
         if "iteration" not in saved or shapes != expected_shapes:
             raise UsageError(
-                f"{args.resume} is an agent alone, or does not fit this environment and network."
+                f"{args.resume} is an agent alone, or of another environment or network."
             )
         iteration = saved["iteration"]
         global_step = saved["global_step"]

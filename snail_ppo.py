@@ -724,7 +724,7 @@ def train(args):
             optimizer.load_state_dict(saved["optimizer"])
         except Exception:  # of any kind: what is wrong is the file
             raise UsageError(
-                f"{args.resume} is an agent alone, or does not fit this environment and network."
+                f"{args.resume} is an agent alone, or of another environment, horizon or network."
             ) from None
         iteration = saved["iteration"]
         global_step = saved["global_step"]
