@@ -527,7 +527,7 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
 
     The second axis is the number of gradient steps before the episodes, 0 to 3. Tasks are an array
     as the environment's `sample_tasks` gives it. Step sizes, gamma and lambda are those of
-    `policy.args`.
+    `policy.args`. Seeds torch's global random numbers.
     """
     returns = []
     for start in range(0, len(tasks), 10):  # ten at a time: all need much memory
@@ -558,7 +558,8 @@ def read_checkpoint(path):
 def load(checkpoint, device="cpu"):
     """Policy, parameters and arguments of a checkpoint.pt, or of a published agent.pt.
 
-    That is what `rollout`, `adapt` and `evaluate` take.
+    That is what `rollout`, `adapt` and `evaluate` take. Raises UsageError for a file that is
+    missing, damaged or not ours.
     """
     saved = read_checkpoint(checkpoint)
     args = Args(**saved["args"])
@@ -571,7 +572,10 @@ def load(checkpoint, device="cpu"):
 
 
 def train(args):
-    """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0)."""
+    """Trains, evaluates, and returns what it writes to eval.json (None where rank > 0).
+
+    With args.resume, args must hold the run's own arguments: the end of this file sees to that.
+    """
     rank = int(os.getenv("RANK", 0))
     world_size = int(os.getenv("WORLD_SIZE", 1))
     check_arguments(args)
@@ -585,10 +589,9 @@ def train(args):
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
-    # Fail at once where memory (not a GPU's) is far too small for a batch, which takes more than
-    # this array, its observations. Without room for that there is a MemoryError, see the end of
-    # this file. (Nothing is written to the array: it only reserves memory, and the check costs
-    # nothing.)
+    # A batch takes more memory (of the CPU) than this array, its observations. To ask for it costs
+    # nothing, as nothing is written to it. Where memory is far too small there is a MemoryError at
+    # once: see the end of this file.
     np.empty((env.num_envs, env.horizon, policy.obs_size))
     params = policy.initial_params()
     iteration = 0
@@ -599,8 +602,9 @@ def train(args):
     )
     if args.resume:
         saved = read_checkpoint(args.resume)
-        # What parameters and moments were learned for has to stay.
-        for name in "env_id env_kwargs hidden_size action_scale norm_obs".split():
+        # What weights and moments were learned for has to stay.
+        names = "env_id env_kwargs hidden_size action_scale norm_obs"
+        for name in names.split():
             old_value = saved["args"].get(name, False)  # older runs may lack norm_obs
             if getattr(args, name) != old_value:
                 raise UsageError(f"{name} must stay {old_value}, as {args.resume} has it.")
@@ -692,6 +696,7 @@ def train(args):
             if not writer:  # only now: it, too, would make the folder
                 # purge_step: a resumed run replaces what was logged from this step on.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
+            # With several processes what is logged is of this one's tasks.
             returns = [batch["return"].mean().item() for batch in batches]
             for i, mean_return in enumerate(returns):
                 logs[f"charts/return_after_{i}_steps"] = mean_return
@@ -782,7 +787,7 @@ if __name__ == "__main__":
     except (UsageError, KeyboardInterrupt) as error:
         # no traceback, but the notes: where it was, how to go on (Ctrl-C has no text)
         sys.exit(f"error: {str(error) or 'Interrupt.'} {' '.join(getattr(error, '__notes__', []))}")
-    except (MemoryError, torch.OutOfMemoryError) as error:  # the second is a GPU's
+    except (MemoryError, torch.OutOfMemoryError) as error:  # numpy's, and torch's of a GPU
         sys.exit(
             f"error: {error}: lower --meta-batch-size, --episodes-per-task, --eval-episodes or "
             f"--eval-trials. {' '.join(getattr(error, '__notes__', []))}"

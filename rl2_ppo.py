@@ -330,8 +330,8 @@ class Agent(nn.Module):
     def heads(self, h):
         """The policy, a distribution over actions, and the value, from h [..., size].
 
-        `self.policy` and `self.value` are linear layers. Where else `policy` and `value` are said,
-        they are this distribution and these numbers.
+        `self.policy` and `self.value` are linear layers. Elsewhere `policy` and `value` are this
+        distribution and these numbers.
         """
         h = h.to(self.value.weight)  # to the weights' float32; with --amp it may be bfloat16
         out = self.policy(h)

@@ -381,9 +381,10 @@ def test_run_trains_and_goes_on_where_a_run_was_interrupted(tiny, monkeypatch, c
     monkeypatch.setattr(run, "call", never)
     run.main(["tiny"])  # nothing to train: seed 3 is collected
     before = (tiny / "agent.pt").read_bytes()
-    run.main(["tiny"])
-    assert (tiny / "agent.pt").read_bytes() == before
     capfd.readouterr()
+    run.main(["tiny"])
+    assert capfd.readouterr().out.count("collected, 0.0 minutes, nothing to do") == 3
+    assert (tiny / "agent.pt").read_bytes() == before
     run.main(["tiny", "--list"])
     listed = capfd.readouterr().out.splitlines()
     assert len(listed) == 3
@@ -524,6 +525,14 @@ def test_arguments_that_change_no_number_do_not_count(tiny):
     assert run.state("tiny", 1) == "collected"
     path.write_text(json.dumps(args | {"gamma": 0.5}))
     assert run.state("tiny", 1) == "out of date"
+
+
+def test_random_pulls_earn_a_half():
+    rows = [row for row in plot.read("random.json").values() if row["env_id"] == "Bandit-v0"]
+    assert len(rows) > 20
+    for row in rows:
+        assert row["return_stderr"] < 6e-4  # a table has 500 of them
+        assert abs(row["return_mean"] - 0.5) < 4 * row["return_stderr"]
 
 
 def test_the_median_seed(tiny):
