@@ -441,8 +441,7 @@ ROWS = {
     "mdp-25-episodes": {
         "script": "rl2_ppo",
         "title": "MDP, 25 episodes",
-        "arguments": RL2_MDP
-        | {"episodes_per_trial": 25, "num_envs": 1280, "num_minibatches": 128},
+        "arguments": RL2_MDP | {"episodes_per_trial": 25, "num_envs": 1280, "num_minibatches": 128},
         "seeds": [1],
         "papers": {"RL² paper": 445.7, "SNAIL paper": 447.2},
         "baselines": ["MDP, 25 episodes", *MDP_PLANS],
@@ -450,8 +449,7 @@ ROWS = {
     "mdp-50-episodes": {
         "script": "rl2_ppo",
         "title": "MDP, 50 episodes",
-        "arguments": RL2_MDP
-        | {"episodes_per_trial": 50, "num_envs": 640, "num_minibatches": 128},
+        "arguments": RL2_MDP | {"episodes_per_trial": 50, "num_envs": 640, "num_minibatches": 128},
         "seeds": [1],
         "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
@@ -459,8 +457,7 @@ ROWS = {
     "mdp-75-episodes": {
         "script": "rl2_ppo",
         "title": "MDP, 75 episodes",
-        "arguments": RL2_MDP
-        | {"episodes_per_trial": 75, "num_envs": 432, "num_minibatches": 108},
+        "arguments": RL2_MDP | {"episodes_per_trial": 75, "num_envs": 432, "num_minibatches": 108},
         "seeds": [1],
         "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
@@ -468,8 +465,7 @@ ROWS = {
     "mdp-100-episodes": {
         "script": "rl2_ppo",
         "title": "MDP, 100 episodes",
-        "arguments": RL2_MDP
-        | {"episodes_per_trial": 100, "num_envs": 320, "num_minibatches": 80},
+        "arguments": RL2_MDP | {"episodes_per_trial": 100, "num_envs": 320, "num_minibatches": 80},
         "seeds": [1],
         "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],
