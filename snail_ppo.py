@@ -61,10 +61,10 @@ ALGORITHM = "snail_ppo"
 # This turns off the checks of arguments in distributions of all kinds, not Categorical alone. They
 # would make the CPU wait for the GPU in every step.
 Categorical.set_default_validate_args(False)
-# bfloat16 pays on processors that have instructions for it. Many of those with AVX-512 do, and that
-# is what is asked here. GPUs since 2020 do, too; older ones compute it slowly. (With a GPU,
-# HAS_BFLOAT16 is true even with --no-cuda.)
-HAS_BFLOAT16 = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
+# bfloat16 pays on processors that have instructions for it: not all of those with AVX-512 do. GPUs
+# since 2020 do, too; older ones compute it slowly. (With a GPU, HAS_BFLOAT16 is true even with
+# --no-cuda.)
+HAS_BFLOAT16 = torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 @dataclass
@@ -161,10 +161,8 @@ class Args:
 
 def check_arguments(args):
     """Raises UsageError, one sentence, for what would fail later and less clearly."""
-    names = (
-        "episodes_per_trial total_timesteps num_envs num_minibatches update_epochs tc_blocks "
-        "action_scale sizes learning_rate max_grad_norm ramp_fraction"
-    )
+    names = """episodes_per_trial total_timesteps num_envs num_minibatches update_epochs tc_blocks
+        action_scale sizes learning_rate max_grad_norm ramp_fraction"""
     for name in names.split():
         if not np.min(getattr(args, name)) > 0:  # the least, where an argument is several numbers
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
@@ -245,8 +243,8 @@ class DenseBlock(nn.Module):
         gates = self.now(h)  # [g_t, g'_t]
         # only the last T' steps; not [-T':], which would be all of them where T' is 0
         gates[len(h) - len(past) :] += self.before(past)
-        g, gate = gates.chunk(2, dim=-1)
-        return torch.cat([h, g.tanh() * gate.sigmoid()], dim=-1)
+        g, gate = gates.chunk(2, dim=2)
+        return torch.cat([h, g.tanh() * gate.sigmoid()], dim=2)
 
 
 class CausalAttention(nn.Module):

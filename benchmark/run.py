@@ -39,6 +39,7 @@ import baselines  # noqa: E402
 import envs  # noqa: E402
 import plot  # noqa: E402
 from envs import UsageError  # noqa: E402
+from rl2_ppo import HAS_BFLOAT16  # noqa: E402
 from rows import ROWS  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
@@ -321,6 +322,7 @@ def machine():
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "avx": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": HAS_BFLOAT16,
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -372,19 +374,21 @@ def curve(run, script):
 def shrink(source, target):
     """A checkpoint's network alone.
 
-    Weights that --amp rounded to bfloat16 in every use are stored so. Where the run's processor had
-    no AVX-512, and there was no GPU, --amp rounded nothing.
+    Weights that --amp rounded to bfloat16 in every use are stored so. Where the run's machine had
+    no instructions for bfloat16, --amp rounded nothing.
     """
     saved = torch.load(source, weights_only=True, map_location="cpu")
     agent = saved["agent"]
     rounded = ROUNDED
     if "convolutions.0.weight" in agent:
         rounded = (*ROUNDED, "trunk.")
-    has_bfloat16 = True  # of the oldest runs no machine is known: it had AVX-512
+    has_bfloat16 = True  # of the oldest runs no machine is known: it had bfloat16
     machine_path = source.with_name("machine.json")
     if machine_path.exists():
         made_on = json.loads(machine_path.read_text())
         has_bfloat16 = made_on["avx"] == "AVX512" or made_on["gpu"] is not None
+        if "bfloat16" in made_on:  # not every processor with AVX-512 has it; older runs did not ask
+            has_bfloat16 = made_on["bfloat16"]
     if has_bfloat16 and saved["args"].get("amp"):  # MAML has none
         for key, tensor in agent.items():
             if key.startswith(rounded):

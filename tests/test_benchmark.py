@@ -392,18 +392,20 @@ def test_run_trains_and_goes_on_where_a_run_was_interrupted(tiny, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    ("avx", "gpu", "dtype"),
+    ("machine", "dtype"),
     [
-        ("AVX512", None, torch.bfloat16),
-        ("AVX2", None, torch.float32),
-        ("AVX2", "a card", torch.bfloat16),
+        ({"avx": "AVX512", "gpu": None}, torch.bfloat16),
+        ({"avx": "AVX2", "gpu": None}, torch.float32),
+        ({"avx": "AVX2", "gpu": "a card"}, torch.bfloat16),
+        ({"avx": "AVX512", "bfloat16": True, "gpu": None}, torch.bfloat16),
+        ({"avx": "AVX512", "bfloat16": False, "gpu": None}, torch.float32),
     ],
 )
-def test_an_agent_is_rounded_only_where_its_run_was(tmp_path, avx, gpu, dtype):
+def test_an_agent_is_rounded_only_where_its_run_was(tmp_path, machine, dtype):
     weights = {"blocks.0.now.weight": torch.rand(3, 3), "value.weight": torch.rand(3)}
     contents = {"algorithm": "snail_ppo", "args": {"amp": True}, "agent": weights}
     torch.save(contents, tmp_path / "checkpoint.pt")
-    (tmp_path / "machine.json").write_text(json.dumps({"avx": avx, "gpu": gpu}))
+    (tmp_path / "machine.json").write_text(json.dumps(machine))
     run.shrink(tmp_path / "checkpoint.pt", tmp_path / "agent.pt")
     agent = torch.load(tmp_path / "agent.pt")["agent"]
     assert agent["blocks.0.now.weight"].dtype == dtype

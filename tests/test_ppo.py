@@ -336,6 +336,12 @@ def test_ratio_with_amp_is_one_up_to_bfloat16(module, network, limit, monkeypatc
     assert not torch.equal(value, exact)
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux for the processor")
+def test_bfloat16_is_used_where_linux_says_the_processor_has_it(module):
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert module.HAS_BFLOAT16 == (torch.cuda.is_available() or "avx512_bf16" in flags)
+
+
 def test_amp_is_float32_where_bfloat16_is_slow(module, monkeypatch):
     monkeypatch.setattr(module, "HAS_BFLOAT16", False)
     env, tasks = make("bandit", 5)
