@@ -149,6 +149,14 @@ SNAIL_MDP = (
         "eval_trials": 10_000,
     }
 )
+# Small batches, so that a slow script takes many steps of its optimizer: docs/notes.md.
+SNAIL_LONG_MDP = SNAIL_MDP | {
+    "num_minibatches": 48,
+    "total_timesteps": 30_000_000,
+    "gamma": 0.99,
+    "gae_lambda": 0.9,
+    "norm_reward": True,
+}
 # A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Most of
 # a meta-gradient is noise, for arms are alike: many tasks, and a small trust region.
 MAML_BANDIT = {
@@ -927,7 +935,7 @@ ROWS = {
     "snail-mdp-75-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 75 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 600},
+        "arguments": SNAIL_LONG_MDP | {"episodes_per_trial": 75, "num_envs": 160},
         "seeds": [1],
         "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
@@ -935,7 +943,7 @@ ROWS = {
     "snail-mdp-100-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 100 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 100, "num_envs": 500},
+        "arguments": SNAIL_LONG_MDP | {"episodes_per_trial": 100, "num_envs": 120},
         "seeds": [1],
         "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],
