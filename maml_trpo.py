@@ -20,7 +20,7 @@ before the meta-update. g is the gradient of the meta-objective.
 Shapes: M tasks, K episodes in each of them, N = M K in all, of T steps; P parameters; B is any
 number of observations in one task, K T for example.
 
-With several adaptation steps theta_i' is what the last one gives, each on new episodes. A Fisher
+With several adaptation steps, each on new episodes, theta_i' is what the last one gives. A Fisher
 matrix says how much a policy changes with its parameters: for a small change v the KL is about
 v^T F v / 2. (The F of the last line has a small number added to its diagonal, the damping.)
 
@@ -61,8 +61,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-# This turns off the checks of arguments in distributions of all kinds, not Categorical alone. They
-# would make the CPU wait for the GPU in every step.
+# This turns off the checks of arguments in distributions of all kinds, not Categorical alone. For
+# each of them the CPU would have to wait for the GPU.
 Categorical.set_default_validate_args(False)
 
 
@@ -231,7 +231,7 @@ class Policy:
         h = obs
         for i in range(3):
             if i > 0:
-                h = h.relu_()  # in place: no derivative needs what was there
+                h = h.relu_()  # in place: no derivative needs its input
             h = h @ params[f"weight_{i}"] + params[f"bias_{i}"]  # [M, B, out]
         if "log_std" in params:
             return [h, params["log_std"]]
@@ -269,9 +269,7 @@ def rollout(policy, params, env, tasks, seed):
         obs = policy.encode(raw_obs).to(device)  # [N, obs]
         outputs = policy.outputs(params, obs.unflatten(0, shape))
         if not outputs[0].isfinite().all():
-            raise UsageError(
-                "The policy is not finite: lower --inner-lr or observations, raise --action-scale."
-            )
+            raise UsageError("The policy is not finite: lower --inner-lr, or try --norm-obs.")
         distribution = policy.distribution(*outputs)
         action = distribution.sample()  # [M, K] or [M, K, action]
         log_prob = distribution.log_prob(action).flatten(0, 1)
@@ -332,13 +330,13 @@ def mean_over_steps(x, batch):
 def advantages(batch, gamma, gae_lambda):
     """GAE with the linear baseline, normalised to mean 0, deviation 1 in each task: [M, K, T].
 
-    (Where the deviation is below 1e-8, they stay near 0: no action was better than another.)
+    (Where all rewards are 0, so are they.)
     """
     valid = batch["valid"]
     value = linear_baseline(batch, gamma)
     # Values are zero after an episode's end, because phi is zero there: after the last step nothing
-    # is added for the future. So it is at a time limit, too. The baseline can know that the episode
-    # ends there, for t is one of its features.
+    # is added for the future, not even at a time limit. The baseline can know that the episode ends
+    # there, for t is one of its features.
     next_value = pad(value[..., 1:], (0, 1))
     # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
@@ -354,8 +352,8 @@ def surrogate(distribution, batch):
 
     Where pi is pi_old, its gradient is the policy gradient, E[A grad log pi]. E[A log pi] has the
     same gradient there. But its second derivative, which the meta-gradient needs, too, lacks the
-    term E[A grad log pi (grad log pi)^T]. (The one here is not the return's either: it leaves out
-    that other actions lead to other states.)
+    term E[A grad log pi (grad log pi)^T]. (J_i's second derivative is not the return's either: it
+    leaves out that other actions lead to other states.)
 
     Equation 4 is a sum over an episode. This is a mean over steps, and `advantages` gives A the
     deviation 1 in each task. So a good inner_lr depends neither on the scale of rewards nor on the
@@ -442,8 +440,8 @@ def fisher_vector_product(policy, params, batches, args):
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
     # The KL's Hessian in theta has two terms: F, and the KL's gradient in theta_i' times the second
     # derivative of theta_i'. Here the new policy is the old one: the KL is 0, the least it can be.
-    # So its gradient is zero, and F alone is left. This gradient changes as theta moves, and how it
-    # changes is F: the derivative of (gradient . v) is F v, and F itself, [P, P], is never built.
+    # So this gradient is zero, and F alone is left. The gradient in theta is zero here, too. But its
+    # derivative is F, and that of (gradient . v) is F v. F itself, [P, P], is never built.
     # create_graph: to differentiate the gradient again, in each product.
     (kl_gradient,) = torch.autograd.grad(kl, theta, create_graph=True)
 
@@ -458,9 +456,9 @@ def conjugate_gradient(product, b, iterations):
     """x with product(x) close to b, for a positive definite `product` (Hestenes, Stiefel 1952).
 
     The matrix is too large to be built or inverted, but products with it are cheap. Each iteration
-    goes to the best point along a new direction, which `beta` makes such that nothing gained along
-    former ones is lost. Exact (but for rounding) after as many iterations as b has numbers, at the
-    latest; ten give a good direction.
+    goes to the best point along a new direction. `beta` makes it conjugate to the former ones: what
+    was gained along them is not lost. Exact (but for rounding) after as many iterations as b has
+    numbers, at the latest; ten give a good direction.
     """
     x = torch.zeros_like(b)
     residual = direction = b  # the residual is b - product(x)
@@ -530,7 +528,7 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
     `policy.args`. Seeds torch's global random numbers.
     """
     returns = []
-    for start in range(0, len(tasks), 10):  # ten at a time: all need much memory
+    for start in range(0, len(tasks), 10):  # ten at a time, to save memory
         some_tasks = tasks[start : start + 10]
         env = envs.make(env_id, len(some_tasks) * num_episodes, **env_kwargs)
         # The first number says what a seed is for: 0 training, 1 held-out tasks, 2 evaluation.
@@ -589,9 +587,9 @@ def train(args):
     num_tasks = args.meta_batch_size // world_size  # of this process
     env = envs.make(args.env_id, num_tasks * args.episodes_per_task, **args.env_kwargs)
     policy = Policy(env, args)
-    # A batch takes more memory (of the CPU) than this array, its observations. To ask for it costs
-    # nothing, as nothing is written to it. Where memory is far too small there is a MemoryError at
-    # once: see the end of this file.
+    # A batch of episodes of full length takes more memory (of the CPU) than this array, for their
+    # observations alone. To ask for it costs nothing, as nothing is written to it. Where memory is
+    # far too small there is a MemoryError at once: see the end of this file.
     np.empty((env.num_envs, env.horizon, policy.obs_size))
     params = policy.initial_params()
     iteration = 0
@@ -696,7 +694,7 @@ def train(args):
             if not writer:  # only now: it, too, would make the folder
                 # purge_step: a resumed run replaces what was logged from this step on.
                 writer = SummaryWriter(run_dir, purge_step=global_step)
-            # With several processes what is logged is of this one's tasks.
+            # With several processes, returns and lengths are of this one's tasks.
             returns = [batch["return"].mean().item() for batch in batches]
             for i, mean_return in enumerate(returns):
                 logs[f"charts/return_after_{i}_steps"] = mean_return

@@ -58,8 +58,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "snail_ppo"
-# This turns off the checks of arguments in distributions of all kinds, not Categorical alone. They
-# would make the CPU wait for the GPU in every step.
+# This turns off the checks of arguments in distributions of all kinds, not Categorical alone. For
+# each of them the CPU would have to wait for the GPU.
 Categorical.set_default_validate_args(False)
 # bfloat16 pays on processors that have instructions for it: not all of those with AVX-512 do. GPUs
 # since 2020 do, too; older ones compute it slowly. (With a GPU, HAS_BFLOAT16 is true even with

@@ -77,8 +77,6 @@ HARDER = HUNDRED | {
 FIVE_HUNDRED = HARDER | {"episodes_per_trial": 500, "num_envs": 400, "gamma": 0.999}
 # A bonus that suits ten arms is far too large for fifty.
 FIFTY_ARMS = {"env_kwargs": {"num_arms": 50}, "hidden_size": 128, "ent_coef": 0.03}
-# Large batches: on a GPU a step of a rollout takes as long for a thousand trials as for a hundred.
-FIFTY_ARMS_LONG = FIVE_HUNDRED | FIFTY_ARMS | {"learning_rate": 5e-3, "gae_lambda": 0.6}
 SNAIL_MANY_ARMS = {"total_timesteps": 20_000_000, "learn_from_regret": True}
 SNAIL_HUNDRED = LONG_TRIALS | {
     "total_timesteps": 40_000_000,
@@ -89,7 +87,7 @@ SNAIL_HUNDRED = LONG_TRIALS | {
     "ramp_fraction": 0.4,
     "learn_from_regret": True,
 }
-# Small blocks, for long trials have many of them, and large batches as above.
+# Small blocks, for long trials have many of them.
 SNAIL_LONG = {"sizes": (32, 16, 32, 32), "total_timesteps": 30_000_000}
 SNAIL_FIVE_HUNDRED = (
     SNAIL_HUNDRED
@@ -405,12 +403,18 @@ ROWS = {
     "bandit-50-arms-1000-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 50 arms, 1000 pulls",
-        "arguments": FIFTY_ARMS_LONG
+        "arguments": FIVE_HUNDRED
+        | FIFTY_ARMS
         | {
             "episodes_per_trial": 1000,
-            "num_envs": 800,
-            "num_minibatches": 64,
-            "total_timesteps": 100_000_000,
+            "num_envs": 320,
+            "num_minibatches": 80,
+            "total_timesteps": 180_000_000,
+            "learning_rate": 5e-3,
+            "gae_lambda": 0.95,
+            "norm_reward": True,
+            "ent_coef": 0.05,
+            "ramp_fraction": 0.8,
             "eval_trials": 20_000,
         },
         "seeds": [1],
@@ -473,7 +477,14 @@ ROWS = {
     "mdp-100-episodes": {
         "script": "rl2_ppo",
         "title": "MDP, 100 episodes",
-        "arguments": RL2_MDP | {"episodes_per_trial": 100, "num_envs": 320, "num_minibatches": 80},
+        "arguments": RL2_MDP
+        | {
+            "episodes_per_trial": 100,
+            "num_envs": 320,
+            "num_minibatches": 80,
+            "gae_lambda": 0.95,
+            "ent_coef": 0.08,
+        },
         "seeds": [1],
         "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],
