@@ -440,8 +440,8 @@ def fisher_vector_product(policy, params, batches, args):
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
     # The KL's Hessian in theta has two terms: F, and the KL's gradient in theta_i' times the second
     # derivative of theta_i'. Here the new policy is the old one: the KL is 0, the least it can be.
-    # So this gradient is zero, and F alone is left. The gradient in theta is zero here, too. But its
-    # derivative is F, and that of (gradient . v) is F v. F itself, [P, P], is never built.
+    # So this gradient is zero, and F alone is left. The gradient in theta is zero here, too, but it
+    # has the derivative F. That of (gradient . v) is F v; F itself, [P, P], is never built.
     # create_graph: to differentiate the gradient again, in each product.
     (kl_gradient,) = torch.autograd.grad(kl, theta, create_graph=True)
 
