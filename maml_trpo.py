@@ -525,7 +525,7 @@ def evaluate(policy, params, env_id, env_kwargs, tasks, num_episodes, seed=0):
 
     The second axis is the number of gradient steps before the episodes, 0 to 3. Tasks are an array
     as the environment's `sample_tasks` gives it. Step sizes, gamma and lambda are those of
-    `policy.args`. Seeds torch's global random numbers.
+    `policy.args`. Seeds the global random numbers of torch, numpy and Python.
     """
     returns = []
     for start in range(0, len(tasks), 10):  # ten at a time, to save memory

@@ -13,7 +13,7 @@ in parentheses are sections of Mishra et al. (2018), SNAIL, https://arxiv.org/ab
           [g_t, g'_t] = W h_t + b + W' h_{t-R}    h: what earlier blocks gave; 0 before the trial
           R = 1, 2, 4, ... in each TC block       (the paper prints 2, 4, 8, ...)
     m_t = sum_{u <= t} softmax_u(q_t k_u / sqrt(K)) v_u          causal attention              (3.1)
-          q_t, k_t, v_t affine in h_t: query, key and value (another one than V_t)
+          q_t, k_t, v_t affine in h_t: query, key and value (v_t is not V_t)
     a_t ~ pi(. | h_t, m_t),   V_t = V(h_t, m_t)   policy and value                               (3)
     J   = E_task E_trial [sum_t gamma^t r_t]   objective: t runs through all episodes            (2)
     A_t = delta_t + gamma lambda A_{t+1}       advantage: GAE, over the whole trial            (5.2)
@@ -130,21 +130,22 @@ class Args:
     max_grad_norm: float = 0.5
     """the maximum norm for the gradient clipping"""
     target_kl: float | None = None
-    """the target KL divergence threshold: where it is larger in the last minibatch of an epoch, the
-    update ends with that epoch"""
+    """the target KL divergence threshold: an update ends with the first epoch in whose last
+    minibatch the divergence is above it"""
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False
-    """Toggles division of rewards by the running deviation of their returns, where they train the
-    network; those that it sees stay as they are"""
+    """Toggles division of the rewards that train the network by the running deviation of their
+    returns; those in its input stay as they are"""
     amp: bool = False
-    """if toggled, the network computes in bfloat16, where the machine has instructions for it"""
+    """if toggled, the network computes in bfloat16, where there is a GPU, or a processor with
+    instructions for it"""
     grow_trials: bool = False
     """not in the paper: trials grow from 10 episodes to episodes_per_trial, while a batch keeps its
     number of steps"""
     gamma_start: float | None = None
-    """not in the paper: the discount rises from this to gamma (both below 1); the number of steps
-    that the agent looks ahead, 1 / (1 - discount), grows geometrically"""
+    """not in the paper: the discount rises from this to gamma; the number of steps that the agent
+    looks ahead, 1 / (1 - discount), grows geometrically (so both have to be below 1)"""
     ramp_fraction: float = 0.5
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
@@ -173,8 +174,8 @@ def check_arguments(args):
         or "num_envs" in args.env_kwargs
     ):
         raise UsageError(
-            "gamma, gae_lambda must not exceed 1, eval_trials must be at least 2, seeds at least "
-            "0; env_kwargs must not hold num_envs: say --num-envs."
+            "gamma, gamma_start, gae_lambda must not exceed 1, eval_trials must be at least 2, "
+            "seeds at least 0; env_kwargs must not hold num_envs: say --num-envs."
         )
 
 
@@ -202,7 +203,7 @@ class RunningMeanStd(nn.Module):
         self.register_buffer("count", zeros + 0)  # a copy: mean and count change in place
 
     def update(self, x):
-        """Takes in the rows x [B, size]: the moments of two groups together (Chan et al. 1979)."""
+        """Joins the moments of the rows x [B, size] to those so far (Chan et al. 1979)."""
         x = x.double()
         batch_mean = average(x.mean(0))
         # Some entries of observations never change. Their variance must be above 0 nevertheless:
@@ -495,8 +496,8 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
-    # Only what every step has, that is what the last one has: an environment may report regrets at
-    # first and none later on. From then on `envs.make` passes none on.
+    # Only what every step has. The last step tells: where an environment reports no regret in one
+    # step, what `envs.make` returns passes on none from then on.
     return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
@@ -519,7 +520,7 @@ def advantages_and_returns(data, gamma, gae_lambda):
     valid = data["valid"]
     value = data["value"] * valid  # 0 after the trial
     advantage = torch.zeros_like(value)
-    next_value = lastgaelam = 0.0  # nothing follows the last step; later they are [N]
+    next_value = lastgaelam = 0.0  # nothing follows the last step; then they are [N]
     for t in reversed(range(len(value))):
         # A_t = delta_t + gamma lambda A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t
         delta = data["signal"][t] + gamma * next_value - value[t]
@@ -530,7 +531,7 @@ def advantages_and_returns(data, gamma, gae_lambda):
 
 
 def ppo_loss(agent, batch, args, ent_coef):
-    """The loss of a minibatch of whole trials, a dict of [T, B, ...] tensors, and what is logged.
+    """The loss, and what is logged. `batch` is a minibatch of whole trials, of tensors [T, B, ...].
 
     The network runs through each trial from its first step, as it did in the rollout: before the
     first gradient step every ratio is 1.
@@ -598,7 +599,7 @@ def evaluate(agent, env_id, env_kwargs, tasks, episodes_per_trial, seed=0, retur
 
     Tasks are an array as the environment's `sample_tasks` gives it. With `return_regret` a pair is
     returned: the returns, and the regrets, which are None unless the environment reports one in all
-    steps. Seeds torch's global random numbers.
+    steps. Seeds the global random numbers of torch, numpy and Python.
     """
     returns = []
     regrets = []
@@ -686,8 +687,8 @@ def train(args):
     torch.backends.cudnn.deterministic = args.torch_deterministic
     torch.manual_seed(args.seed)  # so that all processes begin with the same weights
     env = envs.make(args.env_id, 1, **args.env_kwargs)  # one task: for its spaces
-    steps = args.episodes_per_trial * env.horizon  # of a trial
-    # The default, also where a user gave just that number: a batch of at most 400,000 steps.
+    steps = args.episodes_per_trial * env.horizon  # of a trial, at most
+    # Lower the default (also where a user gave just that number) to a batch of 400,000 steps.
     if args.num_envs == Args.num_envs:
         args.num_envs = min(4000, 400_000 // steps)
     if args.num_minibatches * world_size > args.num_envs:
@@ -710,7 +711,7 @@ def train(args):
         # It is read to the CPU: Adam's counters have to stay there, for on a GPU each of its steps
         # would wait for them. load_state_dict moves everything else.
         saved = read_checkpoint(args.resume)
-        # What weights and moments were learned for has to stay.
+        # On these arguments the weights depend, and the moments of obs_stats and return_stats.
         names = """env_id env_kwargs episodes_per_trial tc_blocks sizes action_scale
             norm_obs norm_reward"""
         for name in names.split():
