@@ -53,7 +53,7 @@ def flatten_tasks(tasks):
 
 
 def as_flags(flags, num_envs):
-    """Ends of episodes, or one for all, as booleans [num_envs]; UsageError for anything else."""
+    """Flags that episodes end, [num_envs] or one for all, as booleans [num_envs]; or UsageError."""
     flags = np.asarray(flags)
     if flags.dtype.kind not in "biu" or flags.shape not in ((), (num_envs,)):
         raise UsageError(
@@ -67,12 +67,15 @@ class TaskVectorEnv(VectorEnv):
     """A batch of N tasks, one per sub-environment, stepped together in O(N) numpy work.
 
     A subclass says what a task is and what an episode is:
-    - `_draw(num_tasks, rng)`: so many tasks, first axis the task (the constructor below calls it,
-      so set what it needs before that);
-    - `_set_tasks(tasks)`: refuses wrong ones, computes what follows from them (optional);
-    - `_start(mask)`: begins an episode where `mask` [N] is true (optional: sets `_state` to 0);
+    - `_draw(num_tasks, rng)`: `num_tasks` tasks, an array of finite numbers (it may be structured),
+      first axis the task (the constructor below calls it, so set what it needs before that);
+    - `_set_tasks(tasks)`: refuses wrong ones, computes what follows from them (optional; this class
+      keeps them, as `self.tasks` [N, ...]);
+    - `_start(mask)`: begins an episode where `mask` [N] is true (optional: writes 0 into `_state`,
+      which therefore must not be the array `actions` or `tasks` itself);
     - `_advance(actions)`: one step, (reward [N], terminated [N] or one for all, a new dict `info`);
     - `_observe()`: observations [N, ...] without the task (optional: they are `_state`).
+    Discrete spaces are numbered from 0.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -95,8 +98,9 @@ class TaskVectorEnv(VectorEnv):
         self.single_action_space = action_space
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
-        self._steps = np.zeros(num_envs, dtype=int)  # taken in the current episode, [N]
-        dtype = np.result_type(self._base_space.dtype, int)  # int64 or float64, for long sums
+        self._steps = np.zeros(num_envs, int)  # taken in the current episode, [N]
+        # int64 or float64: what subclasses add to it may be too large, or small, for the space's
+        dtype = np.result_type(self._base_space.dtype, int)
         # [N, ...]; a space without a shape, such as Dict, is refused by `make`
         self._state = np.zeros((num_envs, *(self._base_space.shape or ())), dtype)
 
@@ -109,8 +113,9 @@ class TaskVectorEnv(VectorEnv):
         """Starts an episode everywhere: (observations, {}).
 
         `options={"tasks": tasks}` names the tasks, which are kept from then on. As long as none
-        were named, the environment draws its own, anew whenever it is seeded. Tasks that were drawn
-        with the same seed would share random numbers with the episodes: take another one.
+        were named, the environment draws its own, anew whenever it is seeded. Do not name tasks
+        that were drawn with the same `seed`: the episodes would begin with the random numbers that
+        made the tasks.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -122,7 +127,7 @@ class TaskVectorEnv(VectorEnv):
         elif self.tasks is None or (seed is not None and not self._tasks_named):
             self._take_tasks(self.sample_tasks(self.num_envs))
         self._steps[:] = 0
-        self._start(np.ones(self.num_envs, dtype=bool))
+        self._start(np.ones(self.num_envs, bool))
         return self._observe_with_task(), {}
 
     def step(self, actions):
@@ -163,11 +168,11 @@ class TaskVectorEnv(VectorEnv):
         self._state[mask] = 0
 
     def _observe(self):
-        return self._state.astype(self._base_space.dtype)  # a copy
+        return self._state.astype(self._base_space.dtype)
 
     def _observe_with_task(self):
         """What `_observe` gives, and behind it the task, where `observe_task` says so."""
-        obs = self._observe()
+        obs = np.array(self._observe())  # a copy: `_observe` may give an array that changes later
         if not self.observe_task:
             return obs
         if isinstance(self._base_space, Discrete):
@@ -266,7 +271,7 @@ def plan(transitions, rewards, horizon):
     """
     flat = transitions.reshape(len(rewards), -1, rewards.shape[1])  # [N, S A, S]
     value = np.zeros(rewards.shape[:2])  # [N, S]
-    regret = np.empty((horizon, *rewards.shape), dtype=np.float32)
+    regret = np.empty((horizon, *rewards.shape), np.float32)
     for t in reversed(range(horizon)):
         # Bellman: Q_t(s, a) = r(s, a) + sum_s' P(s' | s, a) V_{t+1}(s'),   V_t(s) = max_a Q_t(s, a)
         q = rewards + (flat @ value[:, :, None]).reshape(rewards.shape)
@@ -306,10 +311,10 @@ class VisualMaze(TaskVectorEnv):
     colours, 8 to 11 is the start and its heading: right, down, left, up. Rooms are in the even rows
     and columns; goal and start are rooms. The wall around the grid is no part of the map.
 
-    Actions are 0, to turn left by 90 degrees, 1, to step forward into the next room, 2, to turn
-    right. Each pays -0.04, a step into a wall -0.001 more, one to the goal, which ends the episode,
-    1 more. Observations are images, uint8 [30, 40, 3], 90 degrees wide. An episode has at most
-    `horizon` steps: 250 if it is not named, 1000 with a `size` above 5. `size` is 2 or more.
+    Action 0 turns left by 90 degrees, 1 steps forward into the next room, 2 turns right. Each pays
+    -0.04, a step into a wall -0.001 more, one to the goal, which ends the episode, 1 more.
+    Observations are images, uint8 [30, 40, 3], 90 degrees wide. An episode has at most `horizon`
+    steps: 250 if it is not named, 1000 with a `size` above 5. `size` is 2 or more.
     """
 
     def __init__(self, num_envs=1, size=5, horizon=None, observe_task=False):
@@ -318,7 +323,8 @@ class VisualMaze(TaskVectorEnv):
             horizon = 250 if size <= 5 else 1000
         self.size = size
         width = 2 * size + 1  # with the wall around the grid
-        # What a step to the right, down, left, up adds to a block's number; [4] is [0] again.
+        # What a step to the right, down, left, up adds to a block's index; [4] is [0] again, for
+        # the direction to the right of the last one.
         self._strides = np.array([1, width, -1, -width, 1])
         # All colours of full or no red, green and blue. Here 0 is black, 1 blue, 7 white.
         self._colors = 255 * np.uint8(list(np.ndindex(2, 2, 2)))
@@ -353,7 +359,7 @@ class VisualMaze(TaskVectorEnv):
         start = np.flatnonzero(blocks > 7)
         if len(start) != self.num_envs or not (tasks[:, ::2, ::2] > 7).any((1, 2)).all():
             raise UsageError("tasks must have one start each, a number from 8 to 11 in a room.")
-        # Numbers of blocks in that table, and headings: 8 to 11 become 0 to 3. [2, N]
+        # Indices into that table, and headings (8 to 11 become 0 to 3): [2, N]
         self._begin = self._pose = np.array([start, blocks[start] % 4])
         self._blocks = blocks * (blocks < 8)  # the start is free
 
@@ -380,8 +386,8 @@ class VisualMaze(TaskVectorEnv):
         ahead = self._strides[heading]
         aside = self._strides[heading + 1] * np.sign(column)
         gap = 40 / abs(column)  # how far it goes ahead while it goes 1 aside
-        # How far ahead the ray is where it enters the next block ahead, and the next one aside. It
-        # starts in the middle of a block.
+        # How far the ray has gone ahead where it next enters a block ahead of it, and where it next
+        # enters one aside. It starts in the middle of a block.
         next_ahead = 0.5
         next_aside = gap / 2
         flies = True
@@ -521,7 +527,8 @@ class Locomotion(TaskVectorEnv):
 class KeepTask(gym.Wrapper):
     """Hands a single environment its task at every reset.
 
-    What the environment returns becomes plain numbers: sync and async treat those alike.
+    Reward, flags and regret become plain numbers, and the rest of `info` is dropped: sync and async
+    treat those alike.
     """
 
     # BatchedTasks sets them by set_attr, which needs them to be there.
@@ -639,7 +646,7 @@ class BatchedTasks(TaskVectorEnv):
         return reward, terminated | early, info
 
     def __del__(self):
-        # After Ctrl-C the processes may have ended in the middle of a step. In the state DEFAULT
+        # After Ctrl-C the processes may have ended in the middle of a step. In this state an
         # AsyncVectorEnv, whose own __del__ comes next, closes without waiting for the result.
         if hasattr(self, "_envs"):
             self._envs._state = AsyncState.DEFAULT
@@ -659,8 +666,8 @@ class PolicyEnv(VectorWrapper):
         space = env.single_action_space
         if isinstance(space, Box):
             bounded = space.bounded_below & space.bounded_above  # [axes]
-            # The environment's action is centre + half_range * a; without two bounds it is a. All
-            # in float64: bounds near the largest number of float32 would overflow.
+            # The environment's action is `centre + half_range * a`; without two bounds it is `a`.
+            # Halved first, then in float64: bounds near float32's largest number would overflow.
             self._half_range = np.where(bounded, space.high / 2 - space.low / 2, np.float64(1))
             self._centre = np.where(bounded, space.low + self._half_range, 0)
             self.single_action_space = Box(
@@ -727,7 +734,8 @@ class PolicyEnv(VectorWrapper):
         """The rows of `tasks` that hold the same task: {the task as text: its rows}.
 
         It is {} where tasks are many: where there are more than 25 different ones among 100. (To
-        draw those, `sample_tasks` seeds the global generators.)
+        draw those, `sample_tasks` seeds the global generators. Of more than 1,000 numbers the text
+        has the first and the last ones: tasks that agree in those count as the same.)
         """
         rows = {}
         if len({str(task) for task in self.sample_tasks(100, 0)}) <= 25:
@@ -775,7 +783,8 @@ def make(env_id, /, num_envs=1, **kwargs):
             env = BatchedTasks(name, num_envs, **kwargs)
     except Exception as error:
         is_argument = isinstance(error, TypeError) and "() got " in str(error)
-        # the module of env_id, or a package of it; any other one is missing in the user's code
+        # the module of env_id, or the package that it is in; where another one is missing, the
+        # fault is in the user's code
         is_module = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
             f"{error.name}."
         )
@@ -784,7 +793,7 @@ def make(env_id, /, num_envs=1, **kwargs):
         if is_argument or is_module or has_moved or isinstance(error, gym.error.Error):
             raise UsageError(
                 f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
-                # the file, which may be that of another module of this name
+                # at the end the module that was found, with its file: perhaps another one
                 f"your module:id. {sys.modules.get(module, '')}"
             ) from None
         error.add_note(f"{env_id} was made with {kwargs}.")

@@ -1415,6 +1415,34 @@ def test_a_vector_environment_that_observes_no_array_is_a_sentence(space, monkey
         envs.make("Observes-v0", 2)
 
 
+class OwnArray(envs.TaskVectorEnv):
+    """Observes the array itself in which it counts its steps; an episode has two."""
+
+    def __init__(self, num_envs):
+        super().__init__(num_envs, 2, Discrete(3), Discrete(2))
+
+    def _draw(self, num_tasks, rng):
+        return rng.random(num_tasks)
+
+    def _advance(self, actions):
+        self._state += 1
+        return np.zeros(self.num_envs), False, {}
+
+    def _observe(self):
+        return self._state
+
+
+def test_observations_stay_as_they_were_though_the_environment_goes_on():
+    env = OwnArray(2)
+    first, _ = env.reset(seed=0)
+    second, *_ = env.step(np.zeros(2, int))
+    third, *_, info = env.step(np.zeros(2, int))
+    assert first.tolist() == [0, 0]
+    assert second.tolist() == [1, 1]
+    assert info["final_obs"].tolist() == [2, 2]
+    assert third.tolist() == [0, 0]
+
+
 def test_an_ant_that_flies_apart_starts_anew():
     env = envs.make("AntDir-v0", 3, horizon=20)
     env.reset(seed=0)
