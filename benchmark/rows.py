@@ -409,8 +409,9 @@ ROWS = {
             "episodes_per_trial": 1000,
             "num_envs": 320,
             "num_minibatches": 80,
-            "total_timesteps": 180_000_000,
+            "total_timesteps": 100_000_000,
             "learning_rate": 5e-3,
+            "gamma_start": 0.0,
             "gae_lambda": 0.95,
             "norm_reward": True,
             "ent_coef": 0.05,
@@ -483,8 +484,9 @@ ROWS = {
             "num_envs": 320,
             "num_minibatches": 80,
             "total_timesteps": 220_000_000,
+            "gamma": 0.997,
             "gae_lambda": 0.95,
-            "ramp_fraction": 0.65,
+            "ramp_fraction": 0.75,
         },
         "seeds": [1],
         "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
@@ -919,7 +921,7 @@ ROWS = {
     "snail-mdp-25-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 25 episodes",
-        # A long look ahead makes the value loss large, and norm_reward small: docs/rl2_ppo.md.
+        # A long look ahead makes the value loss large, and norm_reward small: docs/notes.md.
         "arguments": SNAIL_MDP
         | {
             "episodes_per_trial": 25,
