@@ -366,7 +366,14 @@ ROWS = {
     "bandit-50-arms-100-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 50 arms, 100 pulls",
-        "arguments": HUNDRED | {"env_kwargs": {"num_arms": 50}, "hidden_size": 128},
+        "arguments": FIFTY_ARMS_LONG
+        | {
+            "num_envs": 3200,
+            "num_minibatches": 128,
+            "total_timesteps": 34_000_000,
+            "gamma": 0.995,
+            "ramp_fraction": 0.7,
+        },
         "seeds": SEEDS,
         "papers": {"RL² paper": 84.9},
         "baselines": ["50 arms, 100 pulls", *HUNDRED_PULLS],
