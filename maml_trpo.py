@@ -138,10 +138,8 @@ class Args:
 
 def check_arguments(args):
     """Raises UsageError, one sentence, for what would fail later and less clearly."""
-    names = (
-        "num_iterations episodes_per_task inner_lr later_fraction hidden_size action_scale max_kl "
-        "cg_iterations fisher_fraction eval_episodes"
-    )
+    names = """num_iterations episodes_per_task inner_lr later_fraction hidden_size action_scale
+        max_kl cg_iterations fisher_fraction eval_episodes"""
     for name in names.split():
         if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
@@ -600,7 +598,7 @@ def train(args):
     )
     if args.resume:
         saved = read_checkpoint(args.resume)
-        # What weights and moments were learned for has to stay.
+        # On these arguments the weights depend, and the moments of observations.
         names = "env_id env_kwargs hidden_size action_scale norm_obs"
         for name in names.split():
             old_value = saved["args"].get(name, False)  # older runs may lack norm_obs
