@@ -73,12 +73,9 @@ HARDER = HUNDRED | {
     "ent_coef": 0.1,
     "ramp_fraction": 0.4,
 }
-# A batch has 200,000 steps.
-FIVE_HUNDRED = HARDER | {"episodes_per_trial": 500, "num_envs": 400, "gamma": 0.999}
 # A discount that starts at 0, and small minibatches, of a batch of 320,000 steps. (The bonus of ten
 # arms is far too large for fifty.) docs/notes.md, "What held long bandits back".
-FIFTY_ARMS_LONG = HUNDRED | {
-    "env_kwargs": {"num_arms": 50},
+FAR_BANDIT = HUNDRED | {
     "hidden_size": 128,
     "gamma": 0.999,
     "gamma_start": 0.0,
@@ -97,28 +94,25 @@ SNAIL_HUNDRED = LONG_TRIALS | {
     "learn_from_regret": True,
 }
 # Small blocks, for long trials have many of them.
-SNAIL_LONG = {"sizes": (32, 16, 32, 32), "total_timesteps": 30_000_000}
-SNAIL_FIVE_HUNDRED = (
-    SNAIL_HUNDRED
-    | SNAIL_LONG
-    | {
-        "episodes_per_trial": 500,
-        "num_envs": 600,
-        "num_minibatches": 30,
-        "gamma": 0.999,
-        "eval_trials": 20_000,
-    }
-)
-# As FIFTY_ARMS_LONG, with a batch of 120,000 steps.
-SNAIL_FIFTY_ARMS_LONG = SNAIL_FIVE_HUNDRED | {
-    "env_kwargs": {"num_arms": 50},
+SNAIL_FIVE_HUNDRED = SNAIL_HUNDRED | {
+    "sizes": (32, 16, 32, 32),
+    "total_timesteps": 30_000_000,
+    "episodes_per_trial": 500,
+    "num_envs": 600,
+    "num_minibatches": 30,
+    "gamma": 0.999,
+    "eval_trials": 20_000,
+}
+# As FAR_BANDIT, with a batch of 120,000 steps. (One TC block: half the time for a step.)
+SNAIL_FAR_BANDIT = SNAIL_FIVE_HUNDRED | {
+    "tc_blocks": 1,
+    "total_timesteps": 40_000_000,
     "num_envs": 240,
     "num_minibatches": 80,
-    "learning_rate": 2.5e-3,
     "gamma_start": 0.0,
     "gae_lambda": 0.95,
     "norm_reward": True,
-    "ent_coef": 0.05,
+    "ent_coef": 0.04,
     "ramp_fraction": 0.6,
 }
 MDP = {
@@ -151,25 +145,24 @@ RL2_MDP = (
         "norm_reward": True,
     }
 )
+# One TC block, and small batches of 120,000 steps: many steps of the optimizer in little time. (A
+# long look ahead makes the value loss large, and norm_reward small.) docs/notes.md.
 SNAIL_MDP = (
     MDP
     | MDP_FROM_REGRET
-    | SNAIL_LONG
     | {
-        "num_minibatches": 50,
-        "total_timesteps": 35_000_000,
+        "tc_blocks": 1,
+        "sizes": (32, 16, 32, 32),
+        "num_minibatches": 48,
+        "total_timesteps": 40_000_000,
         "grow_trials": True,
+        "gamma": 0.997,
+        "gae_lambda": 0.95,
+        "ramp_fraction": 0.6,
+        "norm_reward": True,
         "eval_trials": 10_000,
     }
 )
-# Small batches, so that a slow script takes many steps of its optimizer: docs/notes.md.
-SNAIL_LONG_MDP = SNAIL_MDP | {
-    "num_minibatches": 48,
-    "total_timesteps": 30_000_000,
-    "gamma": 0.99,
-    "gae_lambda": 0.9,
-    "norm_reward": True,
-}
 # A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Most of
 # a meta-gradient is noise, for arms are alike: many tasks, and a small trust region.
 MAML_BANDIT = {
@@ -204,13 +197,7 @@ HALFCHEETAH = {
     "eval_trials": 100,
 }
 HALFCHEETAH_DIR = HALFCHEETAH | {"env_id": "HalfCheetahDir-v0", "later_fraction": 0.1}
-# Few tasks, and so many updates: docs/notes.md.
-HALFCHEETAH_VEL = HALFCHEETAH | {
-    "env_id": "HalfCheetahVel-v0",
-    "num_iterations": 300,
-    "meta_batch_size": 10,
-    "fisher_fraction": 0.4,
-}
+HALFCHEETAH_VEL = HALFCHEETAH | {"env_id": "HalfCheetahVel-v0"}
 # Large numbers in an observation make the inner step overshoot: docs/notes.md.
 HALFCHEETAH_PARAMS = HALFCHEETAH | {
     "env_id": "HalfCheetahParams-v0",
@@ -378,8 +365,9 @@ ROWS = {
     "bandit-50-arms-100-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 50 arms, 100 pulls",
-        "arguments": FIFTY_ARMS_LONG
+        "arguments": FAR_BANDIT
         | {
+            "env_kwargs": {"num_arms": 50},
             "num_envs": 3200,
             "num_minibatches": 128,
             "total_timesteps": 34_000_000,
@@ -407,7 +395,7 @@ ROWS = {
     "bandit-10-arms-500-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 10 arms, 500 pulls",
-        "arguments": FIFTY_ARMS_LONG
+        "arguments": FAR_BANDIT
         | {
             "env_kwargs": {"num_arms": 10},
             "episodes_per_trial": 500,
@@ -423,8 +411,9 @@ ROWS = {
     "bandit-50-arms-500-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 50 arms, 500 pulls",
-        "arguments": FIFTY_ARMS_LONG
+        "arguments": FAR_BANDIT
         | {
+            "env_kwargs": {"num_arms": 50},
             "episodes_per_trial": 500,
             "num_envs": 640,
             "num_minibatches": 128,
@@ -438,8 +427,9 @@ ROWS = {
     "bandit-50-arms-1000-pulls": {
         "script": "rl2_ppo",
         "title": "bandit, 50 arms, 1000 pulls",
-        "arguments": FIFTY_ARMS_LONG
+        "arguments": FAR_BANDIT
         | {
+            "env_kwargs": {"num_arms": 50},
             "episodes_per_trial": 1000,
             "num_envs": 320,
             "num_minibatches": 80,
@@ -924,7 +914,7 @@ ROWS = {
     "snail-bandit-50-arms-500-pulls": {
         "script": "snail_ppo",
         "title": "bandit, 50 arms, 500 pulls",
-        "arguments": SNAIL_FIFTY_ARMS_LONG,
+        "arguments": SNAIL_FAR_BANDIT | {"env_kwargs": {"num_arms": 50}},
         "seeds": [1],
         "papers": {"RL² paper": 438.9, "SNAIL paper": 442.6},
         "baselines": ["50 arms, 500 pulls", *HUNDRED_PULLS],
@@ -932,8 +922,9 @@ ROWS = {
     "snail-bandit-50-arms-1000-pulls": {
         "script": "snail_ppo",
         "title": "bandit, 50 arms, 1000 pulls",
-        "arguments": SNAIL_FIFTY_ARMS_LONG
+        "arguments": SNAIL_FAR_BANDIT
         | {
+            "env_kwargs": {"num_arms": 50},
             "episodes_per_trial": 1000,
             "num_envs": 120,
             "num_minibatches": 60,
@@ -955,18 +946,7 @@ ROWS = {
     "snail-mdp-25-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 25 episodes",
-        # A long look ahead makes the value loss large, and norm_reward small: docs/notes.md.
-        "arguments": SNAIL_MDP
-        | {
-            "episodes_per_trial": 25,
-            "num_envs": 1280,
-            "num_minibatches": 64,
-            "total_timesteps": 30_000_000,
-            "gamma": 0.99,
-            "gae_lambda": 0.9,
-            "ramp_fraction": 0.5,
-            "norm_reward": True,
-        },
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 25, "num_envs": 480, "gamma": 0.995},
         "seeds": [1],
         "papers": {"RL² paper": 445.7, "SNAIL paper": 447.2},
         "baselines": ["MDP, 25 episodes", *MDP_PLANS],
@@ -974,8 +954,7 @@ ROWS = {
     "snail-mdp-50-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 50 episodes",
-        "arguments": SNAIL_MDP
-        | {"episodes_per_trial": 50, "num_envs": 800, "gamma": 0.97, "ramp_fraction": 0.6},
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 50, "num_envs": 240},
         "seeds": [1],
         "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
@@ -983,7 +962,7 @@ ROWS = {
     "snail-mdp-75-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 75 episodes",
-        "arguments": SNAIL_LONG_MDP | {"episodes_per_trial": 75, "num_envs": 160},
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 160},
         "seeds": [1],
         "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
@@ -991,7 +970,7 @@ ROWS = {
     "snail-mdp-100-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 100 episodes",
-        "arguments": SNAIL_LONG_MDP | {"episodes_per_trial": 100, "num_envs": 120},
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 100, "num_envs": 120},
         "seeds": [1],
         "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],
