@@ -954,7 +954,8 @@ ROWS = {
     "snail-mdp-50-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 50 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 50, "num_envs": 240},
+        "arguments": SNAIL_MDP
+        | {"episodes_per_trial": 50, "num_envs": 240, "total_timesteps": 30_000_000},
         "seeds": [1],
         "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
@@ -962,7 +963,17 @@ ROWS = {
     "snail-mdp-75-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 75 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 160},
+        # Two TC blocks: trained before those above and below.
+        "arguments": SNAIL_MDP
+        | {
+            "episodes_per_trial": 75,
+            "num_envs": 160,
+            "tc_blocks": 2,
+            "total_timesteps": 30_000_000,
+            "gamma": 0.99,
+            "gae_lambda": 0.9,
+            "ramp_fraction": 0.9,
+        },
         "seeds": [1],
         "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
