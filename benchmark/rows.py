@@ -73,8 +73,8 @@ HARDER = HUNDRED | {
     "ent_coef": 0.1,
     "ramp_fraction": 0.4,
 }
-# A discount that starts at 0, and small minibatches, of a batch of 320,000 steps. (The bonus of ten
-# arms is far too large for fifty.) docs/notes.md, "What held long bandits back".
+# A discount that starts at 0, and small minibatches, of a batch of 320,000 steps. (HARDER's bonus
+# is far too large for fifty arms.) docs/notes.md, "What held long bandits back".
 FAR_BANDIT = HUNDRED | {
     "hidden_size": 128,
     "gamma": 0.999,
