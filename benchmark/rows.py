@@ -93,27 +93,21 @@ SNAIL_HUNDRED = LONG_TRIALS | {
     "ramp_fraction": 0.4,
     "learn_from_regret": True,
 }
-# Small blocks, for long trials have many of them.
-SNAIL_FIVE_HUNDRED = SNAIL_HUNDRED | {
-    "sizes": (32, 16, 32, 32),
-    "total_timesteps": 30_000_000,
-    "episodes_per_trial": 500,
-    "num_envs": 600,
-    "num_minibatches": 30,
-    "gamma": 0.999,
-    "eval_trials": 20_000,
-}
-# As FAR_BANDIT, with a batch of 120,000 steps. (One TC block: half the time for a step.)
-SNAIL_FAR_BANDIT = SNAIL_FIVE_HUNDRED | {
+# As FAR_BANDIT, with a batch of 120,000 steps. One TC block, and small dense blocks, of which long
+# trials have many: half the time for a step.
+SNAIL_FAR_BANDIT = SNAIL_HUNDRED | {
     "tc_blocks": 1,
-    "total_timesteps": 40_000_000,
+    "sizes": (32, 16, 32, 32),
+    "episodes_per_trial": 500,
     "num_envs": 240,
     "num_minibatches": 80,
+    "gamma": 0.999,
     "gamma_start": 0.0,
     "gae_lambda": 0.95,
     "norm_reward": True,
     "ent_coef": 0.04,
     "ramp_fraction": 0.6,
+    "eval_trials": 20_000,
 }
 MDP = {
     "env_id": "TabularMDP-v0",
@@ -152,9 +146,9 @@ SNAIL_MDP = (
     | MDP_FROM_REGRET
     | {
         "tc_blocks": 1,
-        "sizes": (32, 16, 32, 32),
+        "sizes": (64, 32, 64, 64),
         "num_minibatches": 48,
-        "total_timesteps": 40_000_000,
+        "total_timesteps": 30_000_000,
         "grow_trials": True,
         "gamma": 0.997,
         "gae_lambda": 0.95,
@@ -884,12 +878,14 @@ ROWS = {
     "snail-bandit-50-arms-100-pulls": {
         "script": "snail_ppo",
         "title": "bandit, 50 arms, 100 pulls",
-        "arguments": SNAIL_HUNDRED
+        "arguments": SNAIL_FAR_BANDIT
         | {
             "env_kwargs": {"num_arms": 50},
-            "ent_coef": 0.03,
-            "num_minibatches": 32,
-            "learning_rate": 2.5e-3,
+            "episodes_per_trial": 100,
+            "num_envs": 1200,
+            "gamma": 0.995,
+            "ramp_fraction": 0.7,
+            "eval_trials": 40_000,
         },
         "seeds": [1],
         "papers": {"RL² paper": 84.9, "SNAIL paper": 85.1},
@@ -898,7 +894,7 @@ ROWS = {
     "snail-bandit-5-arms-500-pulls": {
         "script": "snail_ppo",
         "title": "bandit, 5 arms, 500 pulls",
-        "arguments": SNAIL_FIVE_HUNDRED,
+        "arguments": SNAIL_FAR_BANDIT | {"ent_coef": 0.15, "ramp_fraction": 0.4},
         "seeds": [1],
         "papers": {"RL² paper": 401.6, "SNAIL paper": 408.1},
         "baselines": ["5 arms, 500 pulls", *HUNDRED_PULLS],
@@ -906,7 +902,7 @@ ROWS = {
     "snail-bandit-10-arms-500-pulls": {
         "script": "snail_ppo",
         "title": "bandit, 10 arms, 500 pulls",
-        "arguments": SNAIL_FIVE_HUNDRED | {"env_kwargs": {"num_arms": 10}},
+        "arguments": SNAIL_FAR_BANDIT | {"env_kwargs": {"num_arms": 10}, "ent_coef": 0.1},
         "seeds": [1],
         "papers": {"RL² paper": 432.5, "SNAIL paper": 432.4},
         "baselines": ["10 arms, 500 pulls", *HUNDRED_PULLS],
@@ -946,7 +942,15 @@ ROWS = {
     "snail-mdp-25-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 25 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 25, "num_envs": 480, "gamma": 0.995},
+        # A smaller network, which is as good here.
+        "arguments": SNAIL_MDP
+        | {
+            "episodes_per_trial": 25,
+            "num_envs": 480,
+            "sizes": (32, 16, 32, 32),
+            "total_timesteps": 40_000_000,
+            "gamma": 0.995,
+        },
         "seeds": [1],
         "papers": {"RL² paper": 445.7, "SNAIL paper": 447.2},
         "baselines": ["MDP, 25 episodes", *MDP_PLANS],
@@ -954,8 +958,7 @@ ROWS = {
     "snail-mdp-50-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 50 episodes",
-        "arguments": SNAIL_MDP
-        | {"episodes_per_trial": 50, "num_envs": 240, "total_timesteps": 30_000_000},
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 50, "num_envs": 240},
         "seeds": [1],
         "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
@@ -963,17 +966,7 @@ ROWS = {
     "snail-mdp-75-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 75 episodes",
-        # Two TC blocks: trained before those above and below.
-        "arguments": SNAIL_MDP
-        | {
-            "episodes_per_trial": 75,
-            "num_envs": 160,
-            "tc_blocks": 2,
-            "total_timesteps": 30_000_000,
-            "gamma": 0.99,
-            "gae_lambda": 0.9,
-            "ramp_fraction": 0.9,
-        },
+        "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 160, "ent_coef": 0.15},
         "seeds": [1],
         "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
@@ -981,7 +974,14 @@ ROWS = {
     "snail-mdp-100-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 100 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 100, "num_envs": 120},
+        # A smaller network: trained before those above.
+        "arguments": SNAIL_MDP
+        | {
+            "episodes_per_trial": 100,
+            "num_envs": 120,
+            "sizes": (32, 16, 32, 32),
+            "total_timesteps": 40_000_000,
+        },
         "seeds": [1],
         "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],
