@@ -942,7 +942,7 @@ ROWS = {
     "snail-mdp-25-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 25 episodes",
-        # A smaller network, which is as good here.
+        # A smaller network, and more steps.
         "arguments": SNAIL_MDP
         | {
             "episodes_per_trial": 25,
