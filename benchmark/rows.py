@@ -958,7 +958,8 @@ ROWS = {
     "snail-mdp-50-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 50 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 50, "num_envs": 240},
+        "arguments": SNAIL_MDP
+        | {"episodes_per_trial": 50, "num_envs": 240, "gae_lambda": 0.99, "ent_coef": 0.07},
         "seeds": [1],
         "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
