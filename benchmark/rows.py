@@ -364,7 +364,7 @@ ROWS = {
             "env_kwargs": {"num_arms": 50},
             "num_envs": 3200,
             "num_minibatches": 128,
-            "total_timesteps": 34_000_000,
+            "total_timesteps": 50_000_000,
             "gamma": 0.995,
             "ramp_fraction": 0.7,
         },
