@@ -958,6 +958,7 @@ ROWS = {
     "snail-mdp-50-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 50 episodes",
+        # A larger lambda, with which a bonus weighs more: docs/notes.md, "A larger λ".
         "arguments": SNAIL_MDP
         | {"episodes_per_trial": 50, "num_envs": 240, "gae_lambda": 0.99, "ent_coef": 0.07},
         "seeds": [1],
