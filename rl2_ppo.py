@@ -56,8 +56,8 @@ ALGORITHM = "rl2_ppo"
 # each of them the CPU would have to wait for the GPU.
 Categorical.set_default_validate_args(False)
 # bfloat16 pays on processors that have instructions for it: not all of those with AVX-512 do. GPUs
-# since 2020 do, too; older ones compute it slowly. (With a GPU, HAS_BFLOAT16 is true even with
-# --no-cuda.)
+# since 2020 have them, too, but small networks gain little or nothing there. Older GPUs compute it
+# slowly. (With a GPU, HAS_BFLOAT16 is true even with --no-cuda.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 

@@ -1,7 +1,7 @@
 """What each implementation detail is worth: short trainings that differ from a base in one thing.
 
-    python benchmark/ablations.py               # writes results/ablations.json, an hour on 2 cores
-    python benchmark/ablations.py navigation    # only groups with this word in script or title
+    python benchmark/ablations.py              # writes results/ablations.json, hours on 2 cores
+    python benchmark/ablations.py navigation   # only groups with this word in script or title
 
 One seed each: differences of a few standard errors of the evaluation are not to be trusted; those
 that the documentation speaks of are far larger.
