@@ -247,7 +247,8 @@ class TabularMDP(TaskVectorEnv):
         # Flat tables: numpy takes entries from them twice as fast.
         self._mean_reward = rewards.ravel()
         # P(s' <= j | s, a) for j < S - 1 (for the last j it is 1). With u ~ U[0, 1), drawn below,
-        # the next state is the number of these that are <= u.
+        # the next state is the number of these that are <= u. (P = 0.2, 0.5, 0.3: these are 0.2 and
+        # 0.7. u = 0.5 is past one of them: state 1.)
         cumulative = transitions.cumsum(axis=-1, dtype=np.float64)[..., :-1].astype(np.float32)
         self._cumulative = cumulative.reshape(len(self._mean_reward), self.num_states - 1)
         self.optimum, regret = plan(transitions, rewards, self.horizon)
@@ -387,7 +388,8 @@ class VisualMaze(TaskVectorEnv):
         aside = self._strides[heading + 1] * np.sign(column)
         gap = 40 / abs(column)  # how far it goes ahead while it goes 1 aside
         # How far the ray has gone ahead where it next enters a block ahead of it, and where it next
-        # enters one aside. It starts in the middle of a block.
+        # enters one aside. It starts in the middle of a block. Both stay as they are once the ray
+        # has hit: then the smaller one is where it entered the block that it sees.
         next_ahead = 0.5
         next_aside = gap / 2
         flies = True

@@ -14,8 +14,8 @@ adaptation step. TRPO keeps the adapted policies close to what they were.
 
 pi_old is the policy that chose the actions, A is their advantage, and E_i is the mean over the time
 steps in task i. J~_i is the same on the episodes of the adapted policy, F_i that policy's Fisher
-matrix, E the mean over its states. pi[...] is the policy with these parameters; theta_0 are those
-before the meta-update. g is the gradient of the meta-objective.
+matrix. E, in the KL, is the mean over the states of these episodes. pi[...] is the policy with
+these parameters; theta_0 are those before the meta-update. g is the gradient of the meta-objective.
 
 Shapes: M tasks, K episodes in each of them, N = M K in all, of T steps; P parameters; B is any
 number of observations in one task, K T for example.
@@ -123,7 +123,8 @@ class Args:
     cg_damping: float = 1e-5
     """what is added to the Fisher matrix's diagonal"""
     fisher_fraction: float = 0.1
-    """the part of each task's episodes on which the Fisher matrix is estimated"""
+    """the part of each task's episodes on which the Fisher matrix is estimated. Where episodes are
+    short, take 1"""
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     checkpoint_seconds: float = 60.0
@@ -196,11 +197,12 @@ class Policy:
 
     def encode(self, obs):
         """An environment's observations [N, ...] as the network's input [N, obs]."""
+        obs = torch.as_tensor(obs)
         if isinstance(self.observation_space, Discrete):
             return torch.eye(self.obs_size)[obs.long()]  # one-hot
         # float64 until it is normalised: in float32, 1.7e9 and 1.7e9 + 1, say the time in seconds,
         # are the same number
-        obs = torch.as_tensor(obs).flatten(1).double()
+        obs = obs.flatten(1).double()
         if self.args.norm_obs:
             mean, variance = self.moments
             # what never changes has variance 0
@@ -313,7 +315,8 @@ def linear_baseline(batch, gamma):
     phi = (features * valid[..., None]).flatten(1, 2)  # [M, K T, features]
     # the return-to-go of a step: its reward and those that follow, discounted, [M, K T, 1]
     returns = discounted_sums(batch["reward"] * valid, gamma).flatten(1)[..., None]
-    # w = (phi^T phi + epsilon I)^-1 phi^T returns
+    # w = (phi^T phi + epsilon I)^-1 phi^T returns. Without epsilon there would be many solutions
+    # where features depend on each other: o and o^2 are equal where o is one-hot.
     gram = phi.mT @ phi + 1e-5 * torch.eye(phi.shape[2]).to(obs)
     weights = torch.linalg.solve(gram, phi.mT @ returns)  # [M, features, 1]
     return (phi @ weights).view_as(valid).float()
@@ -328,7 +331,8 @@ def mean_over_steps(x, batch):
 def advantages(batch, gamma, gae_lambda):
     """GAE with the linear baseline, normalised to mean 0, deviation 1 in each task: [M, K, T].
 
-    (Where all rewards are 0, so are they.)
+    (Where all rewards are 0, so are they. Where all are equal, but not 0, only the baseline's error
+    is left. It, too, gets the deviation 1: noise.)
     """
     valid = batch["valid"]
     value = linear_baseline(batch, gamma)
@@ -358,6 +362,8 @@ def surrogate(distribution, batch):
     length of episodes, and in the meta-objective all tasks count alike.
     """
     log_prob = distribution.log_prob(batch["action"].flatten(1, 2))  # [M, K T]
+    # (After an episode's end A is 0. Should a ratio overflow there, inf * 0 is nan, and the line
+    # search refuses such a step.)
     ratio = (log_prob - batch["log_prob"].flatten(1)).exp()
     return mean_over_steps(ratio * batch["advantage"].flatten(1), batch)
 
@@ -394,7 +400,8 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
     for i in range(num_steps + 1):
         # Evaluation takes 3 steps, mostly more than training. The extra ones are shorter (section
         # A.2: half as long). The new args stay for all later steps, so this happens once. (max:
-        # where training takes no step at all, the first one of the evaluation is a full one.)
+        # where training takes no step at all, the first one of the evaluation is a full one.) With
+        # num_inner_steps 1, step 1 has inner_lr, steps 2 and 3 have inner_lr * later_fraction.
         if i == max(1, args.num_inner_steps) + 1:
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
@@ -438,8 +445,9 @@ def fisher_vector_product(policy, params, batches, args):
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
     # The KL's Hessian in theta has two terms: F, and the KL's gradient in theta_i' times the second
     # derivative of theta_i'. Here the new policy is the old one: the KL is 0, the least it can be.
-    # So this gradient is zero, and F alone is left. The gradient in theta is zero here, too, but it
-    # has the derivative F. That of (gradient . v) is F v; F itself, [P, P], is never built.
+    # So this gradient is zero, and F alone is left. The KL's gradient in theta, G, is zero here,
+    # too. But its derivative is F. So the derivative of the number G . v is F v, for one more
+    # backward pass. F itself, [P, P], is never built.
     # create_graph: to differentiate the gradient again, in each product.
     (kl_gradient,) = torch.autograd.grad(kl, theta, create_graph=True)
 

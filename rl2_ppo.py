@@ -138,7 +138,8 @@ class Args:
     number of steps"""
     gamma_start: float | None = None
     """not in the paper: the discount rises from this to gamma; the number of steps that the agent
-    looks ahead, 1 / (1 - discount), grows geometrically (so both have to be below 1)"""
+    looks ahead, 1 / (1 - discount), grows geometrically (so both have to be below 1: to a gamma of
+    1 it jumps after the first batch)"""
     ramp_fraction: float = 0.5
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
@@ -206,6 +207,8 @@ class RunningMeanStd(nn.Module):
         self.count += batch_count
         weight = batch_count / self.count
         delta = batch_mean - self.mean
+        # The variance of both groups of rows together: their own variances, weighted, and that of
+        # their means, which are delta apart, weight (1 - weight) delta^2. In all it is
         # (1 - weight) (var + weight delta^2) + weight batch_var
         self.var = torch.lerp(self.var + weight * delta**2, batch_var, weight)
         self.mean += weight * delta
@@ -438,7 +441,7 @@ def ppo_loss(agent, batch, args, ent_coef):
     """The loss, and what is logged. `batch` is a minibatch of whole trials, of tensors [T, B, ...].
 
     The network runs through each trial from its first step, as it did in the rollout: before the
-    first gradient step every ratio is 1.
+    first gradient step every ratio is 1 (with --amp about 1).
     """
     policy, value = agent(batch["x"])
     valid = batch["valid"]  # [T, B]
@@ -452,7 +455,8 @@ def ppo_loss(agent, batch, args, ent_coef):
         advantage = advantage / (mean(advantage**2).sqrt() + 1e-8)
 
     # L = E[min(rho A, clip(rho, 1-eps, 1+eps) A)],   rho = pi / pi_old
-    # [T, B]; 0 after the trials' ends, where nothing keeps it small: exp may overflow there
+    # [T, B]; 0 after the trials' ends, where nothing keeps it small: exp may overflow there, and
+    # inf * 0 is nan
     logratio = (policy.log_prob(batch["action"]) - batch["log_prob"]) * valid
     ratio = logratio.exp()
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)

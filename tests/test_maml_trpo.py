@@ -1009,12 +1009,14 @@ def test_moments_are_means_over_the_iterations():
     assert far.tolist() == [[10, -10]]
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64, np.int64])
 def test_discrete_observations_of_any_type_are_one_hot(dtype):
-    """As many of them as there are states: torch would take uint8 for a mask of those."""
+    """As many of them as there are states: torch would take uint8 for a mask of those. The numbers
+    may be an array, too, as an environment gives them."""
+    as_tensor = np.array if dtype is np.int64 else torch.tensor
     args = Args(env_id="TabularMDP-v0", env_kwargs={"num_states": 3})
     policy = maml_trpo.Policy(envs.make(args.env_id, 1, **args.env_kwargs), args)
-    one_hot = policy.encode(torch.tensor([2, 1, 1], dtype=dtype))
+    one_hot = policy.encode(as_tensor([2, 1, 1], dtype=dtype))
     assert one_hot.tolist() == [[0, 0, 1], [0, 1, 0], [0, 1, 0]]
 
 
