@@ -14,8 +14,8 @@ WORDS = {
     "minutes": "分钟",
     "command": "命令",
     "steps of training": "训练步数",
-    "steps to 95 %": "达到 95 % 的步数",
-    "minutes to 95 %": "达到 95 % 的分钟数",
+    "steps to 95 %": "达到 95% 的步数",
+    "minutes to 95 %": "达到 95% 的分钟数",
     # rows and what limits them
     "bandit": "老虎机",
     "arms": "个臂",
@@ -48,7 +48,7 @@ WORDS = {
     "return": "回报",
     "share of the oracle": "归一化得分",
     "after 0 to 3 gradient steps": "(0 到 3 步梯度更新之后)",
-    "in episodes 1, 2": "(第 1, 2 个回合)",
+    "in episodes 1, 2": "(第 1、2 个回合)",
     "not trained yet": "尚未训练",
     # where it is used
     "a robot whose body or ground changes": "机体或地面会变的机器人",
@@ -78,7 +78,7 @@ WORDS = {
     "longer trials have more blocks": "试验越长, 块数越多",
     "can adapt for longer than in training": "适应的时间能否比训练时更长",
     "with more gradient steps": "能, 多做梯度更新",
-    "after 1, 2, 3": "(1, 2, 3 步之后)",
+    "after 1, 2, 3": "(1、2、3 步之后)",
     "longer trials are possible, but hardly improve further (exercise 5)": (
         "能进行更长的试验, 但几乎不再改善 (练习 5)"
     ),
@@ -113,5 +113,6 @@ def in_chinese(table):
         text = PHRASE.sub(lambda match: WORDS[match[0]], text)
         text = re.sub(BESIDE_CHINESE.format(mark=","), "，", text)
         text = re.sub(BESIDE_CHINESE.format(mark=":"), "：", text)
+        text = text.replace(" (", "（").replace(")", "）")
         parts[i] = text
     return "".join(parts)

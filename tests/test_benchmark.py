@@ -252,6 +252,7 @@ def test_tables_in_chinese_have_the_same_numbers_and_no_english_word(page, table
         text = re.sub("`[^`]*`", "", text)
         words = set(re.findall("[A-Za-z]+", text))
         assert words <= names, "words that benchmark/chinese.py does not have"
+        assert not set(text) & set("()"), "brackets in Chinese text are full-width"
         for line, other in zip(text.splitlines(), english.splitlines(), strict=True):
             assert line.count("|") == other.count("|")
             other = re.sub("`[^`]*`", "", other).replace("2D", "")
