@@ -55,6 +55,7 @@ def flatten_tasks(tasks):
 def as_flags(flags, num_envs):
     """Flags that episodes end, [num_envs] or one for all, as booleans [num_envs]; or UsageError."""
     flags = np.asarray(flags)
+    # numpy's kinds of numbers: b is boolean, i and u are integers with a sign and without
     if flags.dtype.kind not in "biu" or flags.shape not in ((), (num_envs,)):
         raise UsageError(
             f"terminated and truncated must be {num_envs} booleans, got {flags.dtype} of shape "
@@ -71,8 +72,8 @@ class TaskVectorEnv(VectorEnv):
       first axis the task (the constructor below calls it, so set what it needs before that);
     - `_set_tasks(tasks)`: refuses wrong ones, computes what follows from them (optional; this class
       keeps them, as `self.tasks` [N, ...]);
-    - `_start(mask)`: begins an episode where `mask` [N] is true (optional: writes 0 into `_state`,
-      which therefore must not be the array `actions` or `tasks` itself);
+    - `_start(mask)`: begins an episode where `mask` [N] is true (optional: this class writes 0 into
+      `_state` there; so never make `_state` the array `actions` or `tasks` itself);
     - `_advance(actions)`: one step, (reward [N], terminated [N] or one for all, a new dict `info`);
     - `_observe()`: observations [N, ...] without the task (optional: they are `_state`).
     Discrete spaces are numbered from 0.
@@ -99,7 +100,7 @@ class TaskVectorEnv(VectorEnv):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self._steps = np.zeros(num_envs, int)  # taken in the current episode, [N]
-        # int64 or float64: what subclasses add to it may be too large, or small, for the space's
+        # int64 or float64: in a small type of the space, such as uint8, sums could overflow
         dtype = np.result_type(self._base_space.dtype, int)
         # [N, ...]; a space without a shape, such as Dict, is refused by `make`
         self._state = np.zeros((num_envs, *(self._base_space.shape or ())), dtype)
@@ -198,7 +199,7 @@ class Bandit(TaskVectorEnv):
     def _set_tasks(self, tasks):
         if tasks.min() < 0 or tasks.max() > 1:
             raise UsageError("tasks must be arm means between 0 and 1.")
-        self._best = tasks.max(axis=1)  # [N]
+        self._best = tasks.max(1) + 0.0  # [N], a float even where tasks are booleans
 
     def _advance(self, actions):
         mean = self.tasks[np.arange(self.num_envs), actions]  # [N]
@@ -209,9 +210,10 @@ class Bandit(TaskVectorEnv):
 class TabularMDP(TaskVectorEnv):
     """Random finite MDP (Duan et al., section 3.2).
 
-    A task is tables: transitions Dirichlet(1, ..., 1), mean rewards Normal(1, 1); a structured
-    array [num_tasks] with fields `transitions` [S, A, S] and `rewards` [S, A]. An episode is
-    `horizon` steps from state 0. A step pays Normal(mean reward of state and action, 1).
+    A task is two tables for S states and A actions: transitions Dirichlet(1, ..., 1), and mean
+    rewards Normal(1, 1). It is a structured array [num_tasks] with fields `transitions` [S, A, S]
+    and `rewards` [S, A]. An episode is `horizon` steps from state 0. A step pays
+    Normal(mean reward of state and action, 1).
     """
 
     def __init__(self, num_envs=1, num_states=10, num_actions=5, horizon=10, observe_task=False):
@@ -312,10 +314,10 @@ class VisualMaze(TaskVectorEnv):
     colours, 8 to 11 is the start and its heading: right, down, left, up. Rooms are in the even rows
     and columns; goal and start are rooms. The wall around the grid is no part of the map.
 
-    Action 0 turns left by 90 degrees, 1 steps forward into the next room, 2 turns right. Each pays
-    -0.04, a step into a wall -0.001 more, one to the goal, which ends the episode, 1 more.
+    Action 0 turns left by 90 degrees, 1 steps forward into the next room, 2 turns right. Each costs
+    0.04, and a step into a wall 0.001 more. The step to the goal earns 1 and ends the episode.
     Observations are images, uint8 [30, 40, 3], 90 degrees wide. An episode has at most `horizon`
-    steps: 250 if it is not named, 1000 with a `size` above 5. `size` is 2 or more.
+    steps. If you do not name it, it is 250, or 1000 where `size` is above 5. `size` is 2 or more.
     """
 
     def __init__(self, num_envs=1, size=5, horizon=None, observe_task=False):
@@ -361,11 +363,11 @@ class VisualMaze(TaskVectorEnv):
         if len(start) != self.num_envs or not (tasks[:, ::2, ::2] > 7).any((1, 2)).all():
             raise UsageError("tasks must have one start each, a number from 8 to 11 in a room.")
         # Indices into that table, and headings (8 to 11 become 0 to 3): [2, N]
-        self._begin = self._pose = np.array([start, blocks[start] % 4])
+        self._first_pose = self._pose = np.array([start, blocks[start] % 4])
         self._blocks = blocks * (blocks < 8)  # the start is free
 
     def _start(self, mask):
-        self._pose = np.where(mask, self._begin, self._pose)
+        self._pose = np.where(mask, self._first_pose, self._pose)
 
     def _advance(self, actions):
         place, heading = self._pose
@@ -407,7 +409,7 @@ class VisualMaze(TaskVectorEnv):
 
 
 class Locomotion(TaskVectorEnv):
-    """Gymnasium's HalfCheetah-v5 or Ant-v5, rewarded as in the code of Finn et al. (section 5.3).
+    """Gymnasium's HalfCheetah-v5 or Ant-v5, with the rewards' formulas of Finn et al. (their code).
 
     `goal` says what a task is:
     - "Dir": a direction along x, -1 or 1, float array [num_tasks];
@@ -438,7 +440,9 @@ class Locomotion(TaskVectorEnv):
                 objname="torso",
             )
         self._model = spec.compile()
-        self._num_unseen = 2 if self._is_ant else 1  # first coordinates of qpos: x, the Ant's y
+        # MuJoCo's qpos: positions and joint angles, nq numbers. qvel: their velocities, nv numbers.
+        # The policy does not see the first coordinates of qpos: x, and the Ant's y.
+        self._num_unseen = 2 if self._is_ant else 1
         obs_size = self._model.nq - self._num_unseen + self._model.nv
         observation_space = Box(-np.inf, np.inf, (obs_size,), float)
         action_space = Box(*np.float32(self._model.actuator_ctrlrange.T))
@@ -450,8 +454,8 @@ class Locomotion(TaskVectorEnv):
         self._time = bind("time")  # s, [N]
         self._qpos = bind("qpos")  # [N, nq]
         self._qvel = bind("qvel")  # [N, nv]
-        self._ctrl = bind("ctrl")  # [N, axes]
-        self._contact_forces = bind("cfrc_ext")  # [N, bodies, 6]
+        self._ctrl = bind("ctrl")  # what the motors are told, [N, axes]
+        self._contact_forces = bind("cfrc_ext")  # torques and forces on each body, [N, bodies, 6]
         self._position = self._qpos[:, :1]  # x
         if self._is_ant:
             # x and y of the torso, as in gymnasium. MuJoCo updates them one physics step late.
@@ -529,8 +533,8 @@ class Locomotion(TaskVectorEnv):
 class KeepTask(gym.Wrapper):
     """Hands a single environment its task at every reset.
 
-    Reward, flags and regret become plain numbers, and the rest of `info` is dropped: sync and async
-    treat those alike.
+    Reward, flags and regret become plain numbers, and the rest of `info` is dropped: then it makes
+    no difference whether gymnasium steps the environments in turn or each in its own process.
     """
 
     # BatchedTasks sets them by set_attr, which needs them to be there.
@@ -581,7 +585,7 @@ class BatchedTasks(TaskVectorEnv):
     """Ordinary single environments as a batch of tasks.
 
     They have `sample_task(rng)` and `reset(options={"task": task})`. With `levels` they may be any
-    whose `reset(seed=...)` draws a level: then the task is the seed.
+    whose `reset(seed=...)` draws a level: then the task is the seed (`options` holds it, too).
     """
 
     def __init__(self, env_id, num_envs, vectorization_mode="sync", levels=False, **kwargs):
@@ -648,8 +652,8 @@ class BatchedTasks(TaskVectorEnv):
         return reward, terminated | early, info
 
     def __del__(self):
-        # After Ctrl-C the processes may have ended in the middle of a step. In this state an
-        # AsyncVectorEnv, whose own __del__ comes next, closes without waiting for the result.
+        # After Ctrl-C the processes may have ended in the middle of a step. With the state DEFAULT
+        # an AsyncVectorEnv, whose own __del__ comes next, closes without waiting for the result.
         if hasattr(self, "_envs"):
             self._envs._state = AsyncState.DEFAULT
 
@@ -784,15 +788,15 @@ def make(env_id, /, num_envs=1, **kwargs):
         else:
             env = BatchedTasks(name, num_envs, **kwargs)
     except Exception as error:
-        is_argument = isinstance(error, TypeError) and "() got " in str(error)
+        is_bad_argument = isinstance(error, TypeError) and "() got " in str(error)
         # the module of env_id, or the package that it is in; where another one is missing, the
         # fault is in the user's code
-        is_module = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
+        is_missing_module = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
             f"{error.name}."
         )
         # gymnasium's own that it has no longer, such as HalfCheetah-v2
         has_moved = not module and isinstance(error, ImportError)
-        if is_argument or is_module or has_moved or isinstance(error, gym.error.Error):
+        if is_bad_argument or is_missing_module or has_moved or isinstance(error, gym.error.Error):
             raise UsageError(
                 f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
                 # at the end the module that was found, with its file: perhaps another one
@@ -849,6 +853,6 @@ for _body, _goals in (
 ):
     for _goal in _goals:
         ENVIRONMENTS[f"{_body}{_goal}-v0"] = partial(Locomotion, _body, _goal)
-sys.path.append("")  # modules of the current folder are found, too
 for _env_id, _entry_point in ENVIRONMENTS.items():
     gym.register(_env_id, vector_entry_point=_entry_point)
+sys.path.append("")  # modules of the current folder are found, too

@@ -86,6 +86,14 @@ def test_bandit_regret_is_best_mean_minus_mean():
         assert regret[n] == max(tasks[n]) - tasks[n][actions[n]] >= 0
 
 
+def test_a_bandits_means_may_be_booleans():
+    env = envs.make("Bandit-v0", num_envs=3, num_arms=2)
+    env.reset(seed=0, options={"tasks": np.array([[True, False]] * 3)})
+    _, reward, _, _, info = env.step(np.array([0, 1, 0]))
+    assert reward.tolist() == [1, 0, 1]
+    assert info["regret"].tolist() == [0, 1, 0]
+
+
 def test_mdp_tasks():
     env = envs.make("TabularMDP-v0", num_states=6, num_actions=3)
     tasks = env.sample_tasks(5000, np.random.default_rng(0))
