@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "benchmark"))
 
 import baselines  # noqa: E402
 from chinese import in_chinese  # noqa: E402
-from rows import FAMILIES, ROWS, SIDE_BY_SIDE  # noqa: E402
+from rows import FAMILIES, PAPERS, ROWS, SIDE_BY_SIDE  # noqa: E402
 
 
 def read(name):
@@ -139,7 +139,7 @@ def references(row):
         score_of_name = baseline(setting, name)
         if score_of_name is not None:
             scores[name] = score_of_name
-    return scores | row.get("papers", {})
+    return scores | {paper: PAPERS[setting][paper] for paper in row.get("papers", [])}
 
 
 def baseline(setting, name):
@@ -406,7 +406,7 @@ def ppo_table(script):
         mean, stderr = mean_score(results)
         pairs = [(result["return_mean"], result["return_stderr"]) for result in results.values()]
         sampled, sampled_stderr = over_seeds(pairs)
-        digits = 3 if sampled < 20 else 2
+        digits = 3 if abs(sampled) < 20 else 2  # five digits in all, or fewer
         num_episodes = first_of(results)["episodes_per_trial"]
         cells = [f"[{row['title']}](../benchmark/results/{name})"]
         cells += [f"**{mean:.{digits}f}** ± {stderr:.{digits}f}", each_seed(results, digits)]
@@ -442,14 +442,6 @@ def reproduced(script, setting):
     return cells[max(cells)] if cells else "not trained yet"
 
 
-def reported(setting, label):
-    """What a paper reports in a setting, in a cell."""
-    for row in ROWS.values():
-        if setting_of(row) == setting and label in row.get("papers", {}):
-            return f"{row['papers'][label]:g}"
-    return "–"
-
-
 def papers_table(settings, names):
     """A line for each setting: `names` of baselines.json, the papers' numbers, and ours.
 
@@ -465,7 +457,9 @@ def papers_table(settings, names):
                 value = baseline(setting, "Bayes optimum (exact)")
                 value = value or baseline(setting, "finite-horizon Gittins")
             cells.append("–" if value is None else f"{value:.5g}")
-        cells += [reported(setting, paper) for paper in papers]
+        for paper in papers:
+            value = PAPERS[setting].get(paper)
+            cells.append("–" if value is None else f"{value:g}")
         cells += [reproduced(script, setting) for script in ("rl2_ppo", "snail_ppo", "maml_trpo")]
         lines.append(table_row(cells))
     return "\n".join(lines)
@@ -544,13 +538,26 @@ def stages(results):
 
 
 def oracle_return(entry):
-    """The return of an episode of an oracle, a `published_row`.
+    """The return of an episode of an oracle, a `published_row`, and its standard error.
 
     With RL^2 and SNAIL that is the last episode. MAML's takes no gradient step.
     """
     _, row, results, _ = entry
-    means, _ = stages(results)
-    return means[0] if row["script"] == "maml_trpo" else means[-1]
+    means, stderrs = stages(results)
+    if row["script"] == "maml_trpo":
+        return means[0], stderrs[0]
+    return means[-1], stderrs[-1]
+
+
+def share_of_oracle(mean, stderr, best, best_stderr, random):
+    """(mean - random) / (best - random), and its standard error.
+
+    As if the errors of both returns were independent, and that of random actions were 0.
+    """
+    distance = best - random
+    share = (mean - random) / distance
+    # Its derivatives are 1 / distance in the mean, and -share / distance in the best.
+    return share, np.hypot(stderr, share * best_stderr) / distance
 
 
 def side_by_side_table():
@@ -571,10 +578,13 @@ def side_by_side_table():
             oracle = "–"
             share = "–"
             if oracle_entry is not None:
-                best = oracle_return(oracle_entry)
-                oracle = f"{best:.1f}"
+                best, best_stderr = oracle_return(oracle_entry)
+                oracle = f"{best:.1f} ± {best_stderr:.1f}"
                 # of the second episode, or after one gradient step
-                share = f"{(means[1] - row['random']) / (best - row['random']):.2f}"
+                part, error = share_of_oracle(
+                    means[1], stderrs[1], best, best_stderr, row["random"]
+                )
+                share = f"{part:.3f} ± {error:.3f}"
             steps = first_of(results)["global_step"]
             cells = [
                 title,
@@ -617,7 +627,7 @@ def plot_side_by_side():
                 left.plot(steps, returns, colors[algorithm], linewidth=0.9)
                 right.plot(clock, returns, colors[algorithm], linewidth=0.9, label=label)
             if oracle_entry is not None:
-                best = oracle_return(oracle_entry)
+                best, _ = oracle_return(oracle_entry)
                 for axis in (left, right):
                     axis.axhline(best, color=colors[algorithm], linestyle=":", linewidth=0.9)
         left.set(xlabel="million environment steps", ylabel="return of an episode", title=title)
@@ -700,12 +710,14 @@ def exploration():
     """What agents and the planner have tried in MDPs, and what they make of it, as a table."""
     head = ["setting", "who", "tried before episode 10", "before the last", "the last earns"]
     head.append("the best plan from what was seen earns")
-    lines = table_head([*head, "where another action than this plan's is taken: new (blindly)"])
+    new = "in episode 5, where another action than this plan's is taken: new (blindly)"
+    lines = table_head([*head, new])
     for setting, entries in read("exploration.json").items():
         for who, numbers in entries.items():
             if who in ROWS:
                 levers = ROWS[who]["title"].removeprefix(setting)  # of two rows in one setting
                 who = f"{ALGORITHMS[ROWS[who]['script']]}{levers}"
+            # Lists begin with episode 1: [9] is the tenth one, [4] the fifth.
             cells = [setting, who, f"{numbers['tried'][9]:.0%}", f"{numbers['tried'][-1]:.0%}"]
             cells += [f"{numbers['return'][-1]:.2f}", f"{numbers['planned'][-1]:.2f}"]
             cells.append(f"{numbers['new'][4]:.0%} ({numbers['blind'][4]:.0%})")
@@ -905,8 +917,14 @@ def tutorial_choice():
     """What the three algorithms cost and can do, as a markdown table."""
     names = ("navigation", "bandit-5-arms-10-pulls", "snail-bandit-5-arms-10-pulls")
     found = [row_and_results(name) for name in names]
+    if None in found:
+        return f"Not trained yet: `python benchmark/run.py {' '.join(names)}`"
     firsts = [first_of(results) for _, results in found]
-    maml, rl2, snail = [read(f"{name}/seed-1/args.json") for name in names]
+    arguments = []
+    for name, (_, results) in zip(names, found, strict=True):
+        first_seed = next(iter(results))
+        arguments.append(read(f"{name}/seed-{first_seed}/args.json"))
+    maml, rl2, snail = arguments
     env = baselines.envs.make(maml["env_id"], 1, **maml["env_kwargs"])
     episodes = maml["eval_episodes"]
     steps = episodes * env.horizon

@@ -8,7 +8,7 @@ To add a row, add an entry to ROWS. Its name is that of its folder in benchmark/
     seeds       one training each
     role        of MAML's rows: MAML, pretrained or oracle
     family      its line in the README's table, a key of FAMILIES; most rows have none
-    papers      what papers report
+    papers      which papers' numbers it is compared with, see PAPERS
     baselines   a setting of results/baselines.json, and its algorithms to compare with
     episodes    of MAML on bandits and MDPs: how many episodes of a task count, see `plot.py`
 """
@@ -47,11 +47,38 @@ SIDE_BY_SIDE = {
     "Ant, velocity": "ant-vel",
 }
 
+# What the papers report: {setting of baselines.json: {paper: return of a trial}}.
+PAPERS = {
+    "5 arms, 10 pulls": {"RL² paper": 6.7, "SNAIL paper": 6.6, "MAML in the SNAIL paper": 6.5},
+    "10 arms, 10 pulls": {"RL² paper": 6.7, "SNAIL paper": 6.7, "MAML in the SNAIL paper": 6.6},
+    "50 arms, 10 pulls": {"RL² paper": 6.8, "SNAIL paper": 6.7, "MAML in the SNAIL paper": 6.6},
+    "5 arms, 100 pulls": {"RL² paper": 78.7, "SNAIL paper": 79.1, "MAML in the SNAIL paper": 67.1},
+    "10 arms, 100 pulls": {"RL² paper": 83.5, "SNAIL paper": 83.5, "MAML in the SNAIL paper": 70.1},
+    "50 arms, 100 pulls": {"RL² paper": 84.9, "SNAIL paper": 85.1, "MAML in the SNAIL paper": 70.3},
+    "5 arms, 500 pulls": {"RL² paper": 401.6, "SNAIL paper": 408.1},
+    "10 arms, 500 pulls": {"RL² paper": 432.5, "SNAIL paper": 432.4},
+    "50 arms, 500 pulls": {"RL² paper": 438.9, "SNAIL paper": 442.6},
+    "50 arms, 1000 pulls": {"RL² paper": 847.4, "SNAIL paper": 889.8},
+    "MDP, 10 episodes": {
+        "RL² paper": 156.2,
+        "SNAIL paper": 159.1,
+        "MAML in the SNAIL paper": 122.9,
+    },
+    "MDP, 25 episodes": {
+        "RL² paper": 445.7,
+        "SNAIL paper": 447.2,
+        "MAML in the SNAIL paper": 322.5,
+    },
+    "MDP, 50 episodes": {"RL² paper": 936.1, "SNAIL paper": 942.3},
+    "MDP, 75 episodes": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
+    "MDP, 100 episodes": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
+}
+
 # What several rows have in common.
 TEN_PULLS = ["Bayes optimum (exact)", "greedy", "Thompson sampling", "UCB tuned"]
 HUNDRED_PULLS = ["finite-horizon Gittins", "greedy", "Thompson sampling", "UCB tuned"]
 MDP_PLANS = ["informed optimum", "planner that knows the prior", "PSRL"]
-MDP_PAPERS = {"RL² paper": 156.2, "SNAIL paper": 159.1}
+BOTH_PAPERS = ["RL² paper", "SNAIL paper"]
 MANY_ARMS = {"total_timesteps": 32_000_000, "update_epochs": 2, "learn_from_regret": True}
 LONG_TRIALS = {
     "episodes_per_trial": 100,
@@ -258,7 +285,9 @@ SNAIL_HALFCHEETAH_VEL = SNAIL_LOCOMOTION | {"env_id": "HalfCheetahVel-v0", "acti
 SNAIL_HALFCHEETAH_PARAMS = SNAIL_LOCOMOTION | PARAMS
 SNAIL_ANT_DIR = SNAIL_LOCOMOTION | {"env_id": "AntDir-v0", "action_scale": 0.3}
 SNAIL_ANT_VEL = SNAIL_LOCOMOTION | {"env_id": "AntVel-v0", "action_scale": 0.3}
-# Pixels are from 0 to 255. A batch waits for its longest trial: shorter ones than in evaluation.
+# Images hold numbers from 0 to 255: norm_obs. A batch waits for its longest trial: so an episode
+# has at most 50 steps, not the environment's 250, in training and in evaluation. (The agents are
+# run with 250 as well, for mazes.json.)
 MAZE = {
     "env_id": "VisualMaze-v0",
     "env_kwargs": {"horizon": 50},
@@ -305,7 +334,7 @@ ROWS = {
         "arguments": {},
         "seeds": SEEDS,
         "family": "bandit, 5 arms, 10 pulls",
-        "papers": {"RL² paper": 6.7},
+        "papers": ["RL² paper"],
         "baselines": ["5 arms, 10 pulls", *TEN_PULLS],
     },
     "bandit-10-arms-10-pulls": {
@@ -313,7 +342,7 @@ ROWS = {
         "title": "bandit, 10 arms, 10 pulls",
         "arguments": MANY_ARMS | {"env_kwargs": {"num_arms": 10}},
         "seeds": SEEDS,
-        "papers": {"RL² paper": 6.7},
+        "papers": ["RL² paper"],
         "baselines": ["10 arms, 10 pulls", *TEN_PULLS],
     },
     "bandit-50-arms-10-pulls": {
@@ -321,7 +350,7 @@ ROWS = {
         "title": "bandit, 50 arms, 10 pulls",
         "arguments": MANY_ARMS | {"env_kwargs": {"num_arms": 50}},
         "seeds": SEEDS,
-        "papers": {"RL² paper": 6.8},
+        "papers": ["RL² paper"],
         "baselines": ["50 arms, 10 pulls", *TEN_PULLS],
     },
     "bandit-5-arms-100-pulls-plain": {
@@ -336,7 +365,7 @@ ROWS = {
             "gamma_start": 0.8,
         },
         "seeds": SEEDS,
-        "papers": {"RL² paper": 78.7},
+        "papers": ["RL² paper"],
         "baselines": ["5 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "bandit-5-arms-100-pulls-regret": {
@@ -345,7 +374,7 @@ ROWS = {
         "arguments": HUNDRED,
         "seeds": SEEDS,
         "family": "bandit, 5 arms, 100 pulls",
-        "papers": {"RL² paper": 78.7},
+        "papers": ["RL² paper"],
         "baselines": ["5 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "bandit-10-arms-100-pulls": {
@@ -353,7 +382,7 @@ ROWS = {
         "title": "bandit, 10 arms, 100 pulls",
         "arguments": HARDER | {"env_kwargs": {"num_arms": 10}, "total_timesteps": 200_000_000},
         "seeds": SEEDS,
-        "papers": {"RL² paper": 83.5},
+        "papers": ["RL² paper"],
         "baselines": ["10 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "bandit-50-arms-100-pulls": {
@@ -369,7 +398,7 @@ ROWS = {
             "ramp_fraction": 0.7,
         },
         "seeds": SEEDS,
-        "papers": {"RL² paper": 84.9},
+        "papers": ["RL² paper"],
         "baselines": ["50 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "bandit-5-arms-500-pulls": {
@@ -383,7 +412,7 @@ ROWS = {
             "gamma": 0.998,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 401.6},
+        "papers": ["RL² paper"],
         "baselines": ["5 arms, 500 pulls", *HUNDRED_PULLS],
     },
     "bandit-10-arms-500-pulls": {
@@ -399,7 +428,7 @@ ROWS = {
             "ramp_fraction": 0.7,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 432.5},
+        "papers": ["RL² paper"],
         "baselines": ["10 arms, 500 pulls", *HUNDRED_PULLS],
     },
     "bandit-50-arms-500-pulls": {
@@ -415,7 +444,7 @@ ROWS = {
             "ramp_fraction": 0.7,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 438.9},
+        "papers": ["RL² paper"],
         "baselines": ["50 arms, 500 pulls", *HUNDRED_PULLS],
     },
     "bandit-50-arms-1000-pulls": {
@@ -431,7 +460,7 @@ ROWS = {
             "eval_trials": 20_000,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 847.4},
+        "papers": ["RL² paper"],
         "baselines": ["50 arms, 1000 pulls", *HUNDRED_PULLS],
     },
     "mdp-10-episodes-plain": {
@@ -445,7 +474,7 @@ ROWS = {
             "gamma": 0.7,
         },
         "seeds": SEEDS,
-        "papers": MDP_PAPERS,
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 10 episodes", *MDP_PLANS],
     },
     "mdp-10-episodes-regret": {
@@ -460,7 +489,7 @@ ROWS = {
         },
         "seeds": SEEDS,
         "family": "tabular MDP, 10 episodes",
-        "papers": MDP_PAPERS,
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 10 episodes", *MDP_PLANS],
     },
     "mdp-25-episodes": {
@@ -468,7 +497,7 @@ ROWS = {
         "title": "MDP, 25 episodes",
         "arguments": RL2_MDP | {"episodes_per_trial": 25, "num_envs": 1280, "num_minibatches": 128},
         "seeds": [1],
-        "papers": {"RL² paper": 445.7, "SNAIL paper": 447.2},
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 25 episodes", *MDP_PLANS],
     },
     "mdp-50-episodes": {
@@ -485,7 +514,7 @@ ROWS = {
             "ent_coef": 0.04,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
     },
     "mdp-75-episodes": {
@@ -493,7 +522,7 @@ ROWS = {
         "title": "MDP, 75 episodes",
         "arguments": RL2_MDP | {"episodes_per_trial": 75, "num_envs": 432, "num_minibatches": 108},
         "seeds": [1],
-        "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
     },
     "mdp-100-episodes": {
@@ -510,7 +539,7 @@ ROWS = {
             "ramp_fraction": 0.75,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],
     },
     "minigrid-red-ball-2-episodes": {
@@ -759,7 +788,7 @@ ROWS = {
         "episodes": 10,
         "arguments": MAML_TEN_PULLS,
         "seeds": SEEDS,
-        "papers": {"MAML in the SNAIL paper": 6.5},
+        "papers": ["MAML in the SNAIL paper"],
         "baselines": ["5 arms, 10 pulls", *TEN_PULLS],
         "family": "bandit, 5 arms, 10 pulls",
     },
@@ -770,7 +799,7 @@ ROWS = {
         "episodes": 10,
         "arguments": MAML_TEN_PULLS | {"env_kwargs": {"num_arms": 10}},
         "seeds": SEEDS,
-        "papers": {"MAML in the SNAIL paper": 6.6},
+        "papers": ["MAML in the SNAIL paper"],
         "baselines": ["10 arms, 10 pulls", *TEN_PULLS],
     },
     "maml-bandit-50-arms-10-pulls": {
@@ -780,7 +809,7 @@ ROWS = {
         "episodes": 10,
         "arguments": MAML_TEN_PULLS | {"env_kwargs": {"num_arms": 50}},
         "seeds": SEEDS,
-        "papers": {"MAML in the SNAIL paper": 6.6},
+        "papers": ["MAML in the SNAIL paper"],
         "baselines": ["50 arms, 10 pulls", *TEN_PULLS],
     },
     "maml-bandit-5-arms-100-pulls": {
@@ -790,7 +819,7 @@ ROWS = {
         "episodes": 100,
         "arguments": MAML_HUNDRED_PULLS,
         "seeds": SEEDS,
-        "papers": {"MAML in the SNAIL paper": 67.1},
+        "papers": ["MAML in the SNAIL paper"],
         "baselines": ["5 arms, 100 pulls", *HUNDRED_PULLS],
         "family": "bandit, 5 arms, 100 pulls",
     },
@@ -801,7 +830,7 @@ ROWS = {
         "episodes": 100,
         "arguments": MAML_HUNDRED_PULLS | {"env_kwargs": {"num_arms": 10}},
         "seeds": SEEDS,
-        "papers": {"MAML in the SNAIL paper": 70.1},
+        "papers": ["MAML in the SNAIL paper"],
         "baselines": ["10 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "maml-bandit-50-arms-100-pulls": {
@@ -811,7 +840,7 @@ ROWS = {
         "episodes": 100,
         "arguments": MAML_HUNDRED_PULLS | {"env_kwargs": {"num_arms": 50}},
         "seeds": SEEDS,
-        "papers": {"MAML in the SNAIL paper": 70.3},
+        "papers": ["MAML in the SNAIL paper"],
         "baselines": ["50 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "maml-mdp-10-episodes": {
@@ -821,7 +850,7 @@ ROWS = {
         "episodes": 10,
         "arguments": MAML_MDP | {"episodes_per_task": 4, "eval_episodes": 4},
         "seeds": SEEDS,
-        "papers": {"MAML in the SNAIL paper": 122.9},
+        "papers": ["MAML in the SNAIL paper"],
         "baselines": ["MDP, 10 episodes", *MDP_PLANS],
         "family": "tabular MDP, 10 episodes",
     },
@@ -832,7 +861,7 @@ ROWS = {
         "episodes": 25,
         "arguments": MAML_MDP | {"episodes_per_task": 10, "eval_episodes": 10},
         "seeds": SEEDS,
-        "papers": {"MAML in the SNAIL paper": 322.5},
+        "papers": ["MAML in the SNAIL paper"],
         "baselines": ["MDP, 25 episodes", *MDP_PLANS],
     },
     # ----------------------------------------------------------------------------------- SNAIL
@@ -842,7 +871,7 @@ ROWS = {
         "arguments": {},
         "seeds": SEEDS,
         "family": "bandit, 5 arms, 10 pulls",
-        "papers": {"RL² paper": 6.7, "SNAIL paper": 6.6},
+        "papers": BOTH_PAPERS,
         "baselines": ["5 arms, 10 pulls", *TEN_PULLS],
     },
     "snail-bandit-10-arms-10-pulls": {
@@ -850,7 +879,7 @@ ROWS = {
         "title": "bandit, 10 arms, 10 pulls",
         "arguments": SNAIL_MANY_ARMS | {"env_kwargs": {"num_arms": 10}},
         "seeds": SEEDS,
-        "papers": {"RL² paper": 6.7, "SNAIL paper": 6.7},
+        "papers": BOTH_PAPERS,
         "baselines": ["10 arms, 10 pulls", *TEN_PULLS],
     },
     "snail-bandit-50-arms-10-pulls": {
@@ -858,7 +887,7 @@ ROWS = {
         "title": "bandit, 50 arms, 10 pulls",
         "arguments": SNAIL_MANY_ARMS | {"env_kwargs": {"num_arms": 50}},
         "seeds": SEEDS,
-        "papers": {"RL² paper": 6.8, "SNAIL paper": 6.7},
+        "papers": BOTH_PAPERS,
         "baselines": ["50 arms, 10 pulls", *TEN_PULLS],
     },
     "snail-bandit-5-arms-100-pulls": {
@@ -873,7 +902,7 @@ ROWS = {
         },
         "seeds": SEEDS,
         "family": "bandit, 5 arms, 100 pulls",
-        "papers": {"RL² paper": 78.7, "SNAIL paper": 79.1},
+        "papers": BOTH_PAPERS,
         "baselines": ["5 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "snail-bandit-10-arms-100-pulls": {
@@ -881,7 +910,7 @@ ROWS = {
         "title": "bandit, 10 arms, 100 pulls",
         "arguments": SNAIL_HUNDRED | {"env_kwargs": {"num_arms": 10}},
         "seeds": [1],
-        "papers": {"RL² paper": 83.5, "SNAIL paper": 83.5},
+        "papers": BOTH_PAPERS,
         "baselines": ["10 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "snail-bandit-50-arms-100-pulls": {
@@ -897,7 +926,7 @@ ROWS = {
             "eval_trials": 40_000,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 84.9, "SNAIL paper": 85.1},
+        "papers": BOTH_PAPERS,
         "baselines": ["50 arms, 100 pulls", *HUNDRED_PULLS],
     },
     "snail-bandit-5-arms-500-pulls": {
@@ -905,7 +934,7 @@ ROWS = {
         "title": "bandit, 5 arms, 500 pulls",
         "arguments": SNAIL_FAR_BANDIT | {"ent_coef": 0.15, "ramp_fraction": 0.4},
         "seeds": [1],
-        "papers": {"RL² paper": 401.6, "SNAIL paper": 408.1},
+        "papers": BOTH_PAPERS,
         "baselines": ["5 arms, 500 pulls", *HUNDRED_PULLS],
     },
     "snail-bandit-10-arms-500-pulls": {
@@ -913,7 +942,7 @@ ROWS = {
         "title": "bandit, 10 arms, 500 pulls",
         "arguments": SNAIL_FAR_BANDIT | {"env_kwargs": {"num_arms": 10}, "ent_coef": 0.1},
         "seeds": [1],
-        "papers": {"RL² paper": 432.5, "SNAIL paper": 432.4},
+        "papers": BOTH_PAPERS,
         "baselines": ["10 arms, 500 pulls", *HUNDRED_PULLS],
     },
     "snail-bandit-50-arms-500-pulls": {
@@ -921,7 +950,7 @@ ROWS = {
         "title": "bandit, 50 arms, 500 pulls",
         "arguments": SNAIL_FAR_BANDIT | {"env_kwargs": {"num_arms": 50}},
         "seeds": [1],
-        "papers": {"RL² paper": 438.9, "SNAIL paper": 442.6},
+        "papers": BOTH_PAPERS,
         "baselines": ["50 arms, 500 pulls", *HUNDRED_PULLS],
     },
     "snail-bandit-50-arms-1000-pulls": {
@@ -936,7 +965,7 @@ ROWS = {
             "eval_trials": 10_000,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 847.4, "SNAIL paper": 889.8},
+        "papers": BOTH_PAPERS,
         "baselines": ["50 arms, 1000 pulls", *HUNDRED_PULLS],
     },
     "snail-mdp-10-episodes": {
@@ -945,7 +974,7 @@ ROWS = {
         "arguments": MDP | MDP_FROM_REGRET | {"total_timesteps": 100_000_000},
         "seeds": SEEDS,
         "family": "tabular MDP, 10 episodes",
-        "papers": MDP_PAPERS,
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 10 episodes", *MDP_PLANS],
     },
     "snail-mdp-25-episodes": {
@@ -961,7 +990,7 @@ ROWS = {
             "gamma": 0.995,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 445.7, "SNAIL paper": 447.2},
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 25 episodes", *MDP_PLANS],
     },
     "snail-mdp-50-episodes": {
@@ -971,7 +1000,7 @@ ROWS = {
         "arguments": SNAIL_MDP
         | {"episodes_per_trial": 50, "num_envs": 240, "gae_lambda": 0.99, "ent_coef": 0.07},
         "seeds": [1],
-        "papers": {"RL² paper": 936.1, "SNAIL paper": 942.3},
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 50 episodes", *MDP_PLANS],
     },
     "snail-mdp-75-episodes": {
@@ -979,7 +1008,7 @@ ROWS = {
         "title": "MDP, 75 episodes",
         "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 160, "ent_coef": 0.15},
         "seeds": [1],
-        "papers": {"RL² paper": 1428.8, "SNAIL paper": 1447.5},
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
     },
     "snail-mdp-100-episodes": {
@@ -994,7 +1023,7 @@ ROWS = {
             "total_timesteps": 40_000_000,
         },
         "seeds": [1],
-        "papers": {"RL² paper": 1913.7, "SNAIL paper": 1953.1},
+        "papers": BOTH_PAPERS,
         "baselines": ["MDP, 100 episodes", *MDP_PLANS],
     },
     "snail-navigation-2-episodes": {

@@ -66,8 +66,9 @@ SCALARS = {
     "snail_ppo": PPO_SCALARS,
     "maml_trpo": ["losses/kl", "losses/improvement", "losses/step_size", "charts/episode_length"],
 }
-# What --amp computes in bfloat16, and agent.pt keeps so: SNAIL's network without its heads, and of
-# agents that see images the convolutions and RL^2's memory, whose weights are many.
+# The weights that --amp rounds to bfloat16, by the beginnings of their names. agent.pt keeps them
+# so. They are all of SNAIL's but its heads. Of agents that see images they are the convolutions',
+# and of RL^2 its memory's, too ("trunk.", see `shrink`): there these are many.
 ROUNDED = ("embedding.", "blocks.", "attention.", "convolutions.")
 TOLERANCE = 4.0  # standard errors between two evaluations on different machines
 
@@ -278,8 +279,12 @@ def train(name, seed):
     script = ROWS[name]["script"]
     args = arguments(name, seed)
     folder = run_folder(name, seed)
-    file = lock(name, seed)
-    if file is None:
+    for _ in range(20):  # `run.py --list` holds the lock for a moment
+        file = lock(name, seed)
+        if file is not None:
+            break
+        time.sleep(0.1)
+    else:
         raise UsageError(f"{name}, seed {seed}, is being trained by another process.")
     write_example(args["env_id"], folder)
     words = [sys.executable, str(ROOT / f"{script}.py")]
@@ -429,12 +434,14 @@ def maze_steps(script, checkpoint, num_mazes=1000):
 
 def remove_former(name, seed):
     """Removes the results of this seed, and of all seeds with other arguments than today's."""
-    for other in ROWS[name]["seeds"]:
-        # A row's seeds are of the same arguments: those of former ones go (git has them).
-        path = results_folder(name, other) / "args.json"
+    # A row's seeds are of the same arguments: those of former ones go (git has them). All folders
+    # count, for rows.py may have named more seeds before than it does today.
+    for folder in sorted((RESULTS / name).glob("seed-*")):
+        other = int(folder.name.removeprefix("seed-"))
+        path = folder / "args.json"
         is_former = path.exists() and not is_current(name, other, path)
         if is_former or other == seed:
-            shutil.rmtree(results_folder(name, other), ignore_errors=True)
+            shutil.rmtree(folder)
             if read_agent_seed(name) == other:
                 (RESULTS / name / "agent.json").unlink()  # agent.pt is of a run that is gone
 
@@ -532,20 +539,30 @@ def import_example(name):
         sys.path.append(str(RUNS / name))
 
 
+def is_left_alone(name, is_named):
+    """Whether a row has results with other arguments than today's, and was not named.
+
+    Its first new seed would remove these results.
+    """
+    is_out_of_date = any(state(name, seed) == "out of date" for seed in ROWS[name]["seeds"])
+    return is_out_of_date and not is_named
+
+
 def bring_up_to_date(name, seeds, is_named):
-    """Trains and collects what a row lacks; what is out of date only where the row was named."""
+    """Trains and collects what a row lacks; if it is out of date, only where it was named."""
     for seed in seeds:
         now = state(name, seed)
         if now == "collected":
             if is_named:
                 print(f"{name}, seed {seed}: {describe(name, seed)}, nothing to do")
             continue
-        if now == "out of date" and not is_named:
+        if is_left_alone(name, is_named):
             print(f"{name}, seed {seed}: {describe(name, seed)}")
             continue
         if now != "trained":
             train(name, seed)
         with alone_with_results():
+            add_random_return(name)  # before `collect`: plot.py wants it of each row with results
             collect(name, seed)
         print(f"{name}, seed {seed}: {describe(name, seed)}", flush=True)
         complete(name)  # now: the next seed may take hours
@@ -565,8 +582,7 @@ def missing_runs(names, seeds, are_named):
     result = []
     for name in names:
         for seed in seeds_of(name, seeds):
-            now = state(name, seed)
-            if now != "collected" and (are_named or now != "out of date"):
+            if state(name, seed) != "collected" and not is_left_alone(name, are_named):
                 result.append((name, seed))
     return result
 
@@ -667,6 +683,12 @@ def evaluate(name):
     return results
 
 
+def is_published(name):
+    """Whether a row has an agent, and the results of its seed."""
+    seed = read_agent_seed(name)
+    return seed is not None and (results_folder(name, seed) / "eval.json").exists()
+
+
 def check(name):
     """Evaluates a row's published agent again; whether it gives the published numbers.
 
@@ -696,7 +718,7 @@ def check(name):
         is_equal &= np.allclose(means, published_means, rtol=1e-5, atol=1e-7)
         is_equal &= np.allclose(stderrs, published_stderrs, rtol=1e-5, atol=1e-7)
         distance = np.abs(means - published_means) / np.maximum(stderrs, 1e-7)
-        largest = max(largest, distance.max())
+        largest = np.maximum(largest, distance.max())  # NaN stays, where `max` would forget it
         if "_by_episode" not in entry:
             print(f"  {entry + suffix}: {means}, published {published_means}")
     is_right = is_equal or (largest < TOLERANCE and not is_same_machine)
@@ -735,7 +757,7 @@ def main(words=None):
         print_list(names, args.seeds)
     elif args.check:
         if not args.names:
-            names = [name for name in names if read_agent_seed(name) is not None]
+            names = [name for name in names if is_published(name)]
         wrong = [name for name in names if not check(name)]
         if wrong:
             raise UsageError(f"These agents do not give the published numbers: {', '.join(wrong)}.")

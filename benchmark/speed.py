@@ -327,8 +327,8 @@ def launch(module, num_processes, options):
 def processes(module, **settings):
     """Seconds that one and two processes take for the same command, and what they exchange.
 
-    That is the number of updates, of parameters, of means over processes of a vector of that size
-    and of single numbers per update.
+    In each of `updates` updates these are `vectors` means over processes, of as many numbers as
+    there are `parameters`, and `scalars` means of one number.
     """
     args = module.Args(**settings)
     env = envs.make(args.env_id, 1)
@@ -455,13 +455,15 @@ def main(only=""):
         path = RESULTS / f"speed_{machine['gpu'].replace(' ', '_')}.json"
         all_jobs = JOBS | GPU_JOBS
     measured = {}
-    if only and path.exists():
+    if path.exists():
         measured = json.loads(path.read_text())
-        if {name: measured[name] for name in machine} != machine:
-            sys.exit(
-                f"error: {path.name} is of {measured['cores']} cores, torch {measured['torch']}: "
-                "run all of it again."
-            )
+        if {name: measured.get(name) for name in machine} != machine:
+            if only:
+                sys.exit(
+                    f"error: {path.name} is of {measured['cores']} cores, torch "
+                    f"{measured['torch']}: run all of it again."
+                )
+            measured = {}  # another machine's are not mixed with this one's
     chosen = [name for name in all_jobs if only in name]
     if not chosen:
         sys.exit(f"error: no job has {only!r} in its name. They are {', '.join(all_jobs)}.")

@@ -283,6 +283,9 @@ def test_every_card_has_a_file_of_its_own(monkeypatch, tmp_path):
 
 
 def test_speed_keeps_what_was_not_asked_for(monkeypatch, tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(speed.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(speed, "RESULTS", tmp_path)
     monkeypatch.setattr(speed, "JOBS", {"first": lambda: 1.0, "second": lambda: 2.0})
@@ -293,6 +296,15 @@ def test_speed_keeps_what_was_not_asked_for(monkeypatch, tmp_path):
     measured = json.loads(path.read_text())
     assert list(measured) == ["cores", "torch", "first", "second"]
     assert measured["first"] == 1.0 and measured["second"] == 4.0
+    # also where all is measured again, and stopped
+    monkeypatch.setattr(speed, "JOBS", {"first": lambda: 5.0, "second": interrupted})
+    with pytest.raises(KeyboardInterrupt):
+        speed.main()
+    measured = json.loads(path.read_text())
+    assert measured["first"] == 5.0 and measured["second"] == 4.0
     path.write_text(json.dumps(measured | {"torch": "another"}))
     with pytest.raises(SystemExit, match="run all of it again"):
         speed.main("second")
+    with pytest.raises(KeyboardInterrupt):
+        speed.main()
+    assert "second" not in json.loads(path.read_text())  # it was another machine's

@@ -449,6 +449,19 @@ def test_a_row_is_complete_after_its_first_seed(tiny, monkeypatch):
     assert plot.published_row("tiny") is not None  # plot.py may run meanwhile
 
 
+def test_a_row_that_is_stopped_while_it_is_collected_does_not_stop_the_tables(tiny, monkeypatch):
+    """plot.py needs the return of random actions of each row that has results."""
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", train_here)
+    monkeypatch.setattr(run.baselines, "random_return", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.main(["tiny"])
+    assert plot.published_row("tiny") is None
+
+
 def test_an_interrupted_run_is_no_published_agent(tiny, monkeypatch, capsys):
     """Where the run here has no eval.json, its network is not published."""
     monkeypatch.setattr(run, "train", train_here)
@@ -493,6 +506,14 @@ def test_check_refuses_numbers_that_the_agent_does_not_give(tiny, monkeypatch, c
     path.write_text(json.dumps(result | {"return_mean": result["return_mean"] + 5 * stderr}))
     with pytest.raises(envs.UsageError, match="published numbers: tiny."):
         run.main(["tiny", "--check"])
+    # NaN agrees with nothing, also where what comes after it does agree.
+    nans = [np.nan] * len(result["return_by_episode"])
+    path.write_text(json.dumps(result | {"return_by_episode": nans}))
+    with pytest.raises(envs.UsageError, match="published numbers: tiny."):
+        run.main(["tiny", "--check"])
+    path.unlink()  # to train it again: then there is nothing to check
+    monkeypatch.setattr(run, "ROWS", {"tiny": TINY})
+    run.main(["--check"])
 
 
 def test_other_arguments_make_a_row_out_of_date(tiny, monkeypatch, capsys):
@@ -505,12 +526,22 @@ def test_other_arguments_make_a_row_out_of_date(tiny, monkeypatch, capsys):
     assert listed.count("out of date") == 2
     with monkeypatch.context() as patch:
         patch.setattr(run, "train", never)
-        run.bring_up_to_date("tiny", [1, 2], is_named=False)
+        # not seed 3 either, which has no results: it would remove the others'
+        run.bring_up_to_date("tiny", [1, 2, 3], is_named=False)
     run.main(["tiny", "--seeds", "2"])
     assert run.state("tiny", 2) == "collected"
     assert run.state("tiny", 1) == "missing"  # seeds of different arguments have no mean
     assert torch.load(tiny / "agent.pt", weights_only=True)["args"]["hidden_size"] == 4
     assert run.read_agent_seed("tiny") == 2
+
+
+def test_a_new_seed_removes_former_ones_that_the_row_does_not_name_any_more(tiny, monkeypatch):
+    monkeypatch.setattr(run, "train", train_here)
+    run.main(["tiny", "--seeds", "1", "2"])
+    arguments = TINY["arguments"] | {"hidden_size": 4}
+    monkeypatch.setitem(ROWS, "tiny", TINY | {"arguments": arguments, "seeds": [1]})
+    run.main(["tiny"])
+    assert [path.name for path in tiny.glob("seed-*")] == ["seed-1"]
 
 
 def test_a_seed_that_is_trained_again_replaces_the_published_agent(tiny, monkeypatch):
@@ -667,7 +698,8 @@ def test_what_is_missing_side_by_side(tiny, monkeypatch):
     run.main(["tiny", "--jobs", "2"])
     run.main(["tiny", "--jobs", "2", "--seeds", "1", "3"])
     # A row that is out of date is trained again only where it is named.
-    assert asked[0] == ([("tiny", 3), ("tiny-maml", 1)], 2)
+    # Another seed of it would remove those results.
+    assert asked[0] == ([("tiny-maml", 1)], 2)
     assert asked[1] == ([("tiny", 2), ("tiny", 3)], 2)
     assert asked[2] == ([("tiny", 3)], 2)
     with pytest.raises(envs.UsageError, match="--jobs must be at least 1"):
@@ -795,6 +827,17 @@ def test_pages_without_a_single_result(tiny):
     assert plot.limit("rl2-ant-dir-oracle") == "–"
     assert plot.levels() == ""
     assert len(plot.tutorial_efficiency().splitlines()) == 2
+    assert plot.tutorial_choice().startswith("Not trained yet: `python benchmark/run.py navigation")
+
+
+def test_the_error_of_a_share_is_that_of_simulated_returns():
+    rng = np.random.default_rng(0)
+    means = rng.normal(70.0, 1.0, 1_000_000)
+    bests = rng.normal(90.0, 2.0, 1_000_000)
+    shares = (means + 10) / (bests + 10)
+    share, error = plot.share_of_oracle(70.0, 1.0, 90.0, 2.0, -10.0)
+    assert share == pytest.approx(0.8)
+    assert error == pytest.approx(shares.std(), rel=0.01)
 
 
 def test_the_parts_of_a_meta_iteration_add_up():
@@ -867,7 +910,7 @@ def test_the_episodes_of_a_maml_trial_before_and_after_its_step():
 
 
 def test_the_papers_table_has_the_papers_numbers_and_ours(tiny, monkeypatch):
-    monkeypatch.setitem(ROWS, "tiny", TINY | {"baselines": ["50 arms, 1000 pulls"], "papers": {}})
+    monkeypatch.setitem(ROWS, "tiny", TINY | {"baselines": ["50 arms, 1000 pulls"]})
     (run.RESULTS / "random.json").write_text('{"tiny": {"return_mean": 0.25}}')
     entry = '{"50 arms, 1000 pulls": {"finite-horizon Gittins": {"return_mean": 12.5}}}'
     (run.RESULTS / "baselines.json").write_text(entry)
