@@ -8,7 +8,7 @@ trial. PPO, a slow one, trains the network over many trials. Numbers in parenthe
 Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779.
 
     x_t = [o_t, a_{t-1}, r_{t-1}, d_{t-1}]     input: a, r, d are 0 at the start of a trial    (2.2)
-    h_t = GRU(x_t, h_{t-1})                    memory: 0 at the start of a trial, only there   (2.2)
+    h_t = GRU(x_t, h_{t-1})                    memory: 0 only at the start of a trial     (2.2, 2.3)
     a_t ~ pi(. | h_t),   V_t = V(h_t)          policy and value                           (2.3, 2.4)
     J   = E_task E_trial [sum_t gamma^t r_t]   objective: t runs through all episodes          (2.2)
     A_t = delta_t + gamma lambda A_{t+1}       advantage: GAE, over the whole trial            (2.4)
