@@ -1026,6 +1026,37 @@ def tutorial_efficiency():
     return "\n".join(lines)
 
 
+def had_bfloat16(machine):
+    """Whether a run's machine, of its machine.json, had instructions for bfloat16.
+
+    Older runs have not written it down. Older scripts took every AVX-512 for it.
+    """
+    if "bfloat16" in machine:
+        return machine["bfloat16"]
+    return machine["avx"] == "AVX512" or machine["gpu"] is not None
+
+
+def trained_in_float32():
+    """The runs that have --amp, but were made without instructions for bfloat16, in a line."""
+    words = []
+    for name, row in ROWS.items():
+        seeds = []
+        folders = [RESULTS / name / f"seed-{seed}" for seed in row["seeds"]]
+        folders = [folder for folder in folders if (folder / "eval.json").exists()]
+        for folder in folders:
+            if not (folder / "machine.json").exists():  # of the oldest runs it is not known
+                continue
+            path = folder.relative_to(RESULTS)
+            has_amp = read(f"{path}/args.json").get("amp")  # MAML has none
+            if has_amp and not had_bfloat16(read(f"{path}/machine.json")):
+                seeds.append(folder.name.replace("-", " "))
+        if len(seeds) == len(folders) > 0:
+            words.append(f"`{name}`")
+        elif seeds:
+            words.append(f"`{name}` ({', '.join(seeds)})")
+    return ", ".join(words)
+
+
 def tables():
     """Every table: {(page, marker): markdown}."""
     texts = {("README.md", "results"): short_table()}
@@ -1050,6 +1081,7 @@ def tables():
     page = "benchmark/README.md"
     texts[page, "bandits"] = bandits_table()
     texts[page, "mdps"] = mdps_table()
+    texts[page, "float32"] = trained_in_float32()
     page = "docs/tutorial.md"
     texts[page, "tutorial uses"] = tutorial_uses()
     texts[page, "tutorial choice"] = tutorial_choice()

@@ -390,10 +390,7 @@ def shrink(source, target):
     has_bfloat16 = True  # of the oldest runs no machine is known: it had bfloat16
     machine_path = source.with_name("machine.json")
     if machine_path.exists():
-        made_on = json.loads(machine_path.read_text())
-        has_bfloat16 = made_on["avx"] == "AVX512" or made_on["gpu"] is not None
-        if "bfloat16" in made_on:  # not every processor with AVX-512 has it; older runs did not ask
-            has_bfloat16 = made_on["bfloat16"]
+        has_bfloat16 = plot.had_bfloat16(json.loads(machine_path.read_text()))
     if has_bfloat16 and saved["args"].get("amp"):  # MAML has none
         for key, tensor in agent.items():
             if key.startswith(rounded):

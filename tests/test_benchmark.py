@@ -909,6 +909,23 @@ def test_the_episodes_of_a_maml_trial_before_and_after_its_step():
     assert mean == pytest.approx(returns[:, 0].sum(1).mean() + returns[:, 1].mean())
 
 
+def test_which_rows_were_trained_in_float32(tiny):
+    for seed, machine in (
+        (1, {"avx": "AVX512", "bfloat16": False, "gpu": None}),
+        (2, {"avx": "AVX512", "gpu": None}),  # an older run
+    ):
+        write_seed("tiny", seed, ppo_result(1.0))
+        folder = run.results_folder("tiny", seed)
+        args = json.loads((folder / "args.json").read_text())
+        (folder / "args.json").write_text(json.dumps(args | {"amp": True}))
+        (folder / "machine.json").write_text(json.dumps(machine))
+    assert plot.trained_in_float32() == "`tiny` (seed 1)"
+    shutil.rmtree(folder)
+    assert plot.trained_in_float32() == "`tiny`"
+    write_seed("tiny", 3, ppo_result(1.0))  # of a machine that is not known
+    assert plot.trained_in_float32() == "`tiny` (seed 1)"
+
+
 def test_the_papers_table_has_the_papers_numbers_and_ours(tiny, monkeypatch):
     monkeypatch.setitem(ROWS, "tiny", TINY | {"baselines": ["50 arms, 1000 pulls"]})
     (run.RESULTS / "random.json").write_text('{"tiny": {"return_mean": 0.25}}')
