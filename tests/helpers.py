@@ -36,6 +36,7 @@ SHORT = {
 
 
 # A maze of three by three rooms. The start, 8, looks along the row to a wall, 4, two rooms away.
+MOVES = [(0, 1), (1, 0), (0, -1), (-1, 0)]  # row and column, by a maze's heading
 HAND_MADE = np.array(
     [
         [8, 0, 0, 0, 0],

@@ -1,5 +1,6 @@
 """Every ablation and every measurement of speed runs, at a size at which numbers mean nothing."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -149,6 +150,24 @@ def positive_numbers(result):
 
 MEASUREMENTS = [name for name in speed.JOBS if "processes" not in name]
 RUNS = [name for name in speed.JOBS if "processes" in name]
+
+
+def test_speeds_are_steps_by_seconds(monkeypatch):
+    """By a clock that is a second later whenever it is read."""
+    clock = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(speed.time, "perf_counter", lambda: next(clock))
+        # after 3 of 9 seconds a run is over: two rounds of 16 steps, and the clock is read 4 times
+        assert speed.environment("Bandit-v0", 4, seconds=9) == 2 * 16 * 4 / 4
+    monkeypatch.setattr(speed, "now", lambda device: next(clock))
+    settings = {"num_envs": 4, "episodes_per_trial": 3, "num_minibatches": 2, "hidden_size": 8}
+    result = speed.ppo(speed.rl2_ppo, iterations=2, **settings)
+    # an iteration reads it at its beginning, after the rollout and at its end
+    assert result["steps_per_second"] == 4 * 3 / 2
+    assert result["rollout_share"] == 1 / 2
+    sizes = {"meta_batch_size": 2, "episodes_per_task": 2, "hidden_size": 8}
+    result = speed.maml("Navigation2D-v0", iterations=2, env_kwargs={}, **sizes)
+    assert (result["rollouts"], result["advantages"], result["update"]) == (2, 2, 1)
 
 
 @pytest.mark.parametrize("name", MEASUREMENTS)

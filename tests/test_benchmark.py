@@ -23,7 +23,7 @@ import plot
 import rl2_ppo
 import run
 import snail_ppo
-from helpers import HAND_MADE, ROOT
+from helpers import HAND_MADE, MOVES, ROOT
 from rows import FAMILIES, ROWS
 
 RESULTS = ROOT / "benchmark" / "results"
@@ -1396,7 +1396,7 @@ def test_random_steps_in_a_maze_whose_walk_is_known():
     for _ in range(30):
         after = (np.roll(chance, 1, axis=2) + np.roll(chance, -1, axis=2)) / 3
         for row, column, heading in np.ndindex(chance.shape):
-            down, right = [(0, 1), (1, 0), (0, -1), (-1, 0)][heading]
+            down, right = MOVES[heading]
             there = (min(max(row + down, 0), 1), min(max(column + right, 0), 1), heading)
             after[there] += chance[row, column, heading] / 3
         found.append(after[1, 1].sum())

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 import envs
-from helpers import HAND_MADE, ROOT
+from helpers import HAND_MADE, MOVES, ROOT
 
 IDS = [
     "Bandit-v0",
@@ -209,9 +209,17 @@ def test_navigation_tasks_dynamics_and_reward():
         assert not truncated.any()
 
 
+def test_navigation_ends_within_a_hundredth_of_the_goal_in_both_coordinates():
+    """Just inside and just outside the square around the goal; its corners are inside."""
+    offset = [[0.0099, -0.0099], [-0.0099, 0.0099], [0.0101, 0], [0, -0.0101], [-0.0101, 0.0101]]
+    env = envs.make("Navigation2D-v0", 5)
+    env.reset(seed=0, options={"tasks": 0.05 - np.array(offset)})
+    _, _, terminated, _, _ = env.step(np.full((5, 2), 0.5))  # to (0.05, 0.05)
+    assert terminated.tolist() == [True, True, False, False, False]
+
+
 # ---------------------------------------------------------------------------------- mazes
 
-MOVES = [(0, 1), (1, 0), (0, -1), (-1, 0)]  # row and column, by heading
 LEFT, FORWARD, RIGHT = range(3)
 
 
@@ -603,6 +611,15 @@ def test_a_body_that_flies_apart_starts_anew_and_no_other_one_does(speed, place,
         for mine, theirs in zip(runs[0][t][:4], runs[1][t][:4], strict=True):
             np.testing.assert_array_equal(mine[[0, 2]], theirs[[0, 2]])
     assert runs[0][19][3].all()  # all episodes end together
+
+
+def test_a_body_flies_apart_above_200_meters_a_second(in_tmp):
+    env = envs.make("HalfCheetahDir-v0", 4)
+    env.reset(seed=0)
+    env.unwrapped._qpos[:, 1] += 5  # in the air, where nothing slows it down
+    env.unwrapped._qvel[:, 0] = [199, -199, 201, -201]
+    *_, info = env.step(np.zeros((4, 6), np.float32))
+    assert info["x_velocity"] == pytest.approx([199, -199, 0, 0], abs=0.2)
 
 
 def test_light_bodies_with_strong_motors_stay_within_bounds(in_tmp):
@@ -1150,17 +1167,25 @@ def test_environments_that_would_be_misread_are_refused(entry_point, words, regi
 # ----------------------------------------------------------------- faults in a task of your own
 
 
-class Faulty(envs.Bandit):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.x = None + 1
+class Plane(envs.TaskVectorEnv):
+    """Observations of a type that is smaller than its state's."""
+
+    def __init__(self, num_envs, dtype):
+        super().__init__(num_envs, 5, Box(0, 100, (2, 3), dtype), Discrete(2))
+
+    def _draw(self, num_tasks, rng):
+        return rng.random(num_tasks)
 
 
-def test_a_fault_in_a_users_constructor_keeps_its_traceback(register):
-    register(vector_entry_point=Faulty)
-    with pytest.raises(TypeError, match="unsupported operand") as error:
-        envs.make("Own-v0")
-    assert error.traceback[-1].path == Path(__file__)
+@pytest.mark.parametrize(
+    "dtype, wide", [("uint8", "int64"), ("int64", "int64"), ("float32", "float64")]
+)
+def test_a_state_has_64_bits_and_is_seen_in_the_spaces_type(dtype, wide):
+    env = Plane(4, dtype)
+    obs, _ = env.reset(seed=0)
+    assert env._state.dtype == wide
+    assert env._state.shape == (4, 2, 3)
+    assert obs.dtype == dtype
 
 
 class Broken(gym.Env):

@@ -154,6 +154,16 @@ def test_published_numbers_are_of_the_published_agents():
     assert len(names) >= 5
 
 
+def test_published_numbers_of_the_planner_are_what_it_does():
+    setting = "MDP, 10 episodes"
+    entry = json.loads(PATH.read_text())[setting][exploration.PLANNER]
+    env = envs.make("TabularMDP-v0", exploration.NUM_TASKS)
+    env.reset(options={"tasks": env.sample_tasks(exploration.NUM_TASKS, [1, 0])})
+    again = exploration.explored(env, exploration.trial_of_planner(env, setting, 3))
+    for number, tolerance in TOLERANCES.items():
+        assert again[number] == pytest.approx(entry[number][:3], abs=tolerance)
+
+
 def test_who_plans_is_in_the_table_of_baselines():
     """The planner's summed return is near the one in baselines.json, of other MDPs."""
     planners = json.loads(PATH.read_text())

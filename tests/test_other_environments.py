@@ -1168,6 +1168,42 @@ def test_few_tasks_are_not_called_new_and_have_a_return_each(module, name, regis
     assert_by_task(result, run, tasks)
 
 
+class InTurn(envs.TaskVectorEnv):
+    """Its tasks are the numbers below `number`, drawn in turn."""
+
+    def __init__(self, num_envs, number):
+        self.number = number
+        super().__init__(num_envs, 5, Discrete(1), Discrete(2))
+
+    def _draw(self, num_tasks, rng):
+        return np.arange(num_tasks) % self.number
+
+
+@pytest.mark.parametrize("number", [25, 26])
+def test_up_to_25_tasks_are_few(number, register):
+    register(InTurn)
+    env = envs.make("Own-v0", 1, number=number)
+    rows = env.group_tasks(np.arange(60) % number)
+    if number > 25:
+        assert rows == {}
+        return
+    assert len(rows) == 25
+    assert rows["3"] == [3, 28, 53]
+
+
+class WorthOfBoth(WorthBatch):
+    def __init__(self, num_envs, max_episode_steps):  # gymnasium hands it on
+        super().__init__(num_envs)
+
+
+def test_of_two_entry_points_the_vector_environment_is_taken_unless_levels_is_named(register):
+    gym.register("Own-v0", entry_point=Payer, vector_entry_point=WorthOfBoth, max_episode_steps=10)
+    assert type(envs.make("Own-v0", 2).unwrapped) is WorthOfBoth
+    env = envs.make("Own-v0", 2, levels=False)  # by its sample_task
+    assert type(env.unwrapped) is envs.BatchedTasks
+    assert env.sample_tasks(2, 0).dtype == object
+
+
 @every_script
 def test_two_directions_of_a_vector_environment_are_few(module, register, capsys):
     register(WorthBatch)

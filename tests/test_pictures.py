@@ -18,6 +18,7 @@ import maml_trpo
 import pictures
 import rl2_ppo
 import snail_ppo
+from helpers import MOVES
 
 SMALL = {
     rl2_ppo: {"hidden_size": 8, "episodes_per_trial": 3},
@@ -72,6 +73,53 @@ def test_a_picture_is_drawn_beside_the_checkpoint(script, env_id, name, tmp_path
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved from now on."""
+    saved = []
+    save = pictures.save
+
+    def watched(figure, path):
+        saved.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr(pictures, "save", watched)
+    return saved
+
+
+def test_paths_and_goals_are_those_of_the_tasks(figures, tmp_path):
+    path = checkpoint(tmp_path, rl2_ppo, "Navigation2D-v0", horizon=7)
+    pictures.draw(path)
+    _, goals, parts = pictures.trials(path, 4, 3)
+    (figure,) = figures
+    assert len(figure.axes) == 4
+    for i, axis in enumerate(figure.axes):
+        *paths, goal, origin = [line.get_xydata() for line in axis.lines]
+        expected = []
+        for part in parts.values():
+            assert part["valid"].all()
+            expected.extend(part["obs"][:, i].swapaxes(0, 1))  # [copies, T, 2]
+        np.testing.assert_array_equal(paths, expected)
+        np.testing.assert_array_equal(goal, goals[[i]])
+        np.testing.assert_array_equal(origin, [[0, 0]])
+
+
+def test_a_heat_map_has_the_numbers_of_its_task(figures, tmp_path):
+    path = checkpoint(tmp_path, snail_ppo, "TabularMDP-v0")
+    pictures.draw(path)
+    (figure,) = figures
+    shown = []
+    for axis in figure.axes:
+        if axis.get_ylabel().startswith("task"):  # the others are scales of colours
+            shown.append((axis.get_ylabel(), axis.images[0].get_array()))
+    expected = []
+    for i, task_maps in enumerate(pictures.maps(*pictures.trials(path, 4, 200))):
+        expected.extend((f"task {i + 1}", part) for _, _, part in task_maps)
+    for (name, numbers), (right_name, right) in zip(shown, expected, strict=True):
+        assert name == right_name
+        np.testing.assert_array_equal(numbers, right)
+
+
 @pytest.mark.parametrize("script, body", [(rl2_ppo, "HalfCheetah"), (maml_trpo, "Ant")])
 def test_a_film_of_mujoco_without_a_display(script, body, tmp_path):
     path = checkpoint(tmp_path, script, f"{body}Vel-v0", horizon=4)
@@ -87,7 +135,8 @@ def test_a_film_of_mujoco_without_a_display(script, body, tmp_path):
     film.seek(film.n_frames - 1)
     pixels = pixels_of(film)
     assert pixels.std() > 20
-    assert np.abs(pixels[:, :200] - pixels[:, 200:400]).max() > 50  # tasks differ
+    robots = pixels[20:130]  # between the texts, which always differ
+    assert np.abs(robots[:, :200] - robots[:, 200:400]).max() > 50  # tasks differ
 
 
 class Painter(gym.Env):
@@ -370,17 +419,23 @@ def test_heat_map_of_an_mdp_by_hand():
     np.testing.assert_array_equal(taken, [[1, 0.5], [0, 0.5]])
 
 
-def test_mazes_are_drawn_as_they_are(tmp_path):
-    path = pictures.mazes(tmp_path, num_tasks=1)
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    env = envs.make("VisualMaze-v0", 1)
-    tasks = env.sample_tasks(1, [1, 0])
+def test_mazes_are_drawn_as_they_are(figures, tmp_path):
+    pictures.mazes(tmp_path, num_tasks=3)
+    env = envs.make("VisualMaze-v0", 3)
+    tasks = env.sample_tasks(3, [1, 0])
     obs, _ = env.reset(seed=0, options={"tasks": tasks})
-    shown = {tuple(color) for color in pixels.reshape(-1, 3)}
-    colors = {tuple(np.array([n // 4, n // 2 % 2, n % 2]) * 255) for n in np.unique(tasks) if n < 8}
-    assert colors | {tuple(color) for color in obs.reshape(-1, 3)} <= shown
-    halves = np.array_split(pixels, 2, axis=1)
-    assert (halves[0] == [0, 0, 255]).all(axis=2).any()  # the goal, on the map
+    (figure,) = figures
+    for i, task in enumerate(tasks):
+        plan, view = figure.axes[2 * i : 2 * i + 2]
+        blocks = np.pad(np.where(task > 7, 0, task), 1, constant_values=7)
+        colors = np.stack([blocks // 4, blocks // 2 % 2, blocks % 2], axis=2) * 255
+        np.testing.assert_array_equal(plan.images[0].get_array(), colors)
+        np.testing.assert_array_equal(view.images[0].get_array(), obs[i])
+        (arrow,) = plan.texts
+        ((row, column),) = np.argwhere(task > 7)
+        down, right = MOVES[task[row, column] - 8]
+        assert np.subtract(arrow.xy, arrow.xyann) == pytest.approx([1.2 * right, 1.2 * down])
+        assert np.add(arrow.xy, arrow.xyann) / 2 == pytest.approx([column + 1, row + 1])
 
 
 @pytest.mark.parametrize("script", [rl2_ppo, maml_trpo])
@@ -413,11 +468,38 @@ def test_a_walk_shows_what_is_seen_beside_the_map_with_the_agent(script, tmp_pat
             assert len(rows) > 100
             # broad at its back: its mean is behind the middle, seen in its direction
             heading = task[start_row, start_column] - 8
-            down, right = [(0, 1), (1, 0), (0, -1), (-1, 0)][heading]
+            down, right = MOVES[heading]
             middle = (np.array([start_row, start_column]) + 1.5) * 150 / 7
             offset = np.array([rows.mean(), columns.mean()]) + 0.5 - middle
             assert offset @ [down, right] < -0.5
             assert abs(offset @ [right, down]) < 0.5
+
+
+def test_the_arrow_of_a_walk_goes_where_the_actions_lead(tmp_path, monkeypatch):
+    shown = {}
+
+    def watched(path, rows, tasks, fps):
+        shown.update(rows)
+        return path
+
+    monkeypatch.setattr(pictures, "film", watched)
+    path = checkpoint(tmp_path, rl2_ppo, "VisualMaze-v0", size=3, horizon=12)
+    pictures.draw(path)
+    _, tasks, parts = pictures.trials(path, 3, 1)
+    assert list(shown) == ["episode 1", "episode 3"]
+    places = set()
+    for label, films in shown.items():
+        for i, frames in enumerate(films):
+            env = envs.make("VisualMaze-v0", 1, size=3, horizon=12)
+            obs, _ = env.reset(seed=0, options={"tasks": tasks[[i]]})
+            for t, frame in enumerate(frames):
+                row, column = divmod(env.unwrapped._pose[0, 0] % 49, 7)
+                places.add((i, row, column))
+                is_yellow = (frame[:, 200:] == [255, 255, 0]).all(axis=2)
+                assert is_yellow[inside(row - 1, column - 1)].sum() > 100
+                np.testing.assert_array_equal(frame[::5, :200:5], obs[0])
+                obs, *_ = env.step(parts[label]["action"][t, i])
+    assert len(places) > 6
 
 
 def inside(row, column):
