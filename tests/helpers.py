@@ -35,8 +35,8 @@ SHORT = {
 }
 
 
-# A maze of three by three rooms. The start, 8, looks along the row to a wall, 4, two rooms away.
 MOVES = [(0, 1), (1, 0), (0, -1), (-1, 0)]  # row and column, by a maze's heading
+# A maze of three by three rooms. The start, 8, looks along the row to a wall, 4, two rooms away.
 HAND_MADE = np.array(
     [
         [8, 0, 0, 0, 0],

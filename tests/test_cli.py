@@ -287,6 +287,8 @@ MAML = [
     ("--num-iterations nan", "num_iterations must be above 0, got nan"),
     ("--gamma nan", "gamma must not exceed 1 or be below 0"),
     ("--gae-lambda -0.1", "gae_lambda must not exceed 1 or be below 0"),
+    ("--fisher-fraction 1.5", "fisher_fraction must not exceed 1"),
+    ("--eval-seed -1", "cg_damping at least 0"),
     ("--inner-lr 0", "inner_lr must be above 0, got 0.0"),
     ("--fisher-fraction nan", "fisher_fraction must be above 0, got nan"),
     ("--inner-lr 1e38 --env-id TabularMDP-v0 --eval-trials 2", "The policy is not finite"),
@@ -302,9 +304,15 @@ PPO = [
     ("--resume good.pt --norm-obs", "norm_obs must stay False"),
     ("--resume good.pt --norm-reward", "norm_reward must stay False"),
 ]
-RL2 = [("--resume good.pt --cell lstm", "cell must stay gru")]
+RL2 = [
+    ("--resume good.pt --cell lstm", "cell must stay gru"),
+    ("--resume good.pt --hidden-size 9", "hidden_size must stay 8"),
+    ("--hidden-size 0", "hidden_size must be above 0"),
+]
 SNAIL = [
     ("--resume good.pt --tc-blocks 3", "tc_blocks must stay 2"),
+    ("--resume good.pt --sizes 8 4 4 5", "sizes must stay (8, 4, 4, 4)"),
+    ("--tc-blocks 0", "tc_blocks must be above 0"),
     ("--sizes 32 0 32 32", "sizes must be above 0, got (32, 0, 32, 32)"),
     ("--resume good.pt --episodes-per-trial 11", "episodes_per_trial must stay 10"),
 ]
@@ -483,11 +491,12 @@ def test_a_script_and_envs_py_are_all_that_training_takes(tmp_path):
     assert list(tmp_path.glob("runs/*/eval.json"))
 
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [(ROOT / name).read_text() for name in ("README.md", "docs/maml_trpo.md")]
+SNIPPETS = [text for page in PAGES for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_the_readmes_examples_run_as_they_stand(snippet, monkeypatch, capsys):
+def test_the_examples_of_readme_and_maml_run_as_they_stand(snippet, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     exec(snippet, {"__name__": "__main__"})
     assert capsys.readouterr().out
