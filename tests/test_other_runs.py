@@ -981,3 +981,36 @@ def test_a_stop_while_tensorboard_is_waited_for_is_a_stop(script, in_tmp, monkey
             MODULES[script].train(args_of(script, env_id="OtherBase-v0", **length(script, 500)))
     (checkpoint,) = Path("runs").glob("*/checkpoint.pt")
     assert caught.value.__notes__[-1] == f"To go on: python {script}.py --resume {checkpoint}"
+
+
+# ------------------------------------------------------------------ programs of the documentation
+
+
+def program(title):
+    """What stands as Python below a title of docs/environments.md."""
+    page = (ROOT / "docs" / "environments.md").read_text()
+    return page.split(f"### {title}\n")[1].split("```python\n")[1].split("```")[0]
+
+
+def test_a_run_starts_from_the_weights_of_another_one(in_tmp, monkeypatch):
+    rl2_ppo.train(args_of("rl2_ppo", env_id="TabularMDP-v0", **length("rl2_ppo", 1)))
+    (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
+    weights = torch.load(checkpoint, weights_only=True)["agent"]
+    exec(program("Start from the weights of another run"), {})
+    # an update that changes nothing
+    monkeypatch.setattr(rl2_ppo, "update", lambda *arguments: {"losses/nothing": 0.0})
+    resume = "runs/longer/checkpoint.pt"
+    args = torch.load(resume, weights_only=True)["args"]
+    result = rl2_ppo.train(rl2_ppo.Args(**args | {"resume": resume}))
+    assert result["env_kwargs"] == {"horizon": 20}
+    assert result["global_step"] == 8 * 2 * 20  # one batch of the longer episodes
+    torch.testing.assert_close(torch.load(resume, weights_only=True)["agent"], weights)
+
+
+def test_greedy_actions_earn_about_as_much(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(program("Greedy actions"), {})
+    drawn, greedy = map(float, capsys.readouterr().out.split())
+    assert drawn != greedy
+    for mean in (drawn, greedy):
+        assert mean == pytest.approx(6.65, abs=0.15)
