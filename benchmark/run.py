@@ -439,8 +439,9 @@ def remove_former(name, seed):
         is_former = path.exists() and not is_current(name, other, path)
         if is_former or other == seed:
             shutil.rmtree(folder)
-            if read_agent_seed(name) == other:
-                (RESULTS / name / "agent.json").unlink()  # agent.pt is of a run that is gone
+    agent_seed = read_agent_seed(name)
+    if agent_seed is not None and not results_folder(name, agent_seed).exists():
+        (RESULTS / name / "agent.json").unlink()  # agent.pt is of a run that is gone
 
 
 def collect(name, seed):

@@ -7,15 +7,25 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from gymnasium.spaces import Box, Discrete
 from torch.utils.tensorboard import SummaryWriter
 
 import envs
+import maml_trpo
+import rl2_ppo
+import snail_ppo
 
 ROOT = Path(__file__).parent.parent
 
 
-SCRIPTS = ["maml_trpo", "rl2_ppo", "snail_ppo"]
+MODULES = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
+SCRIPTS = list(MODULES)
+NETWORKS = pytest.mark.parametrize(
+    "module, network",
+    [(rl2_ppo, {"cell": "gru"}), (rl2_ppo, {"cell": "lstm"}), (snail_ppo, {})],
+    ids=["gru", "lstm", "snail"],
+)
 MAML_TINY = "--no-cuda --meta-batch-size 3 --episodes-per-task 4 --eval-episodes 2 --eval-trials 5"
 PPO_TINY = "--no-cuda --num-envs 16 --num-minibatches 2 --eval-trials 50"
 TINY = {
@@ -33,6 +43,11 @@ SHORT = {
     "rl2_ppo": "--total-timesteps 320",
     "snail_ppo": "--total-timesteps 320",
 }
+
+
+def without_env_kwargs(script):
+    """A tiny run's arguments, without those of its environment."""
+    return TINY[script].replace(" --env-kwargs horizon 9", "")
 
 
 MOVES = [(0, 1), (1, 0), (0, -1), (-1, 0)]  # row and column, by a maze's heading

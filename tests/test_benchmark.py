@@ -23,12 +23,11 @@ import plot
 import rl2_ppo
 import run
 import snail_ppo
-from helpers import HAND_MADE, MOVES, ROOT
+from helpers import HAND_MADE, MODULES, MOVES, ROOT
 from rows import FAMILIES, ROWS
 
 RESULTS = ROOT / "benchmark" / "results"
 
-SCRIPTS = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
 PUBLISHED = [name for name in ROWS if list(RESULTS.glob(f"{name}/*/eval.json"))]
 MAML_ROWS = [name for name in PUBLISHED if ROWS[name]["script"] == "maml_trpo"]
 PPO_ROWS = [name for name in PUBLISHED if name not in MAML_ROWS]
@@ -73,7 +72,7 @@ def weighted_mean(weights, returns):
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_is_complete_and_its_script_takes_its_arguments(name):
     row = ROWS[name]
-    module = SCRIPTS[row["script"]]
+    module = MODULES[row["script"]]
     args = module.Args(**row["arguments"])
     module.check_arguments(args)
     assert row["title"] and row["seeds"]
@@ -176,7 +175,7 @@ def test_the_policy_of_a_maml_row_scores_what_the_row_says(name):
 @pytest.mark.parametrize("name", PPO_ROWS)
 def test_the_agent_of_a_row_scores_what_the_row_says(name, tmp_path, monkeypatch):
     published = published_by_agent(name)
-    script = SCRIPTS[published["algorithm"]]
+    script = MODULES[published["algorithm"]]
     env_id = published["env_id"]
     count = 1000
     if script is snail_ppo or "Maze" in env_id:  # slow to compute, or to draw

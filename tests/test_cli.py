@@ -16,7 +16,18 @@ import torch
 import torch.distributed as dist
 
 import pictures
-from helpers import LENGTH, ROOT, SCRIPTS, SHORT, TINY, command, hear_ctrl_c, run, run_here
+from helpers import (
+    LENGTH,
+    ROOT,
+    SCRIPTS,
+    SHORT,
+    TINY,
+    command,
+    hear_ctrl_c,
+    run,
+    run_here,
+    without_env_kwargs,
+)
 
 # ----------------------------------------------------------------------------------------- training
 
@@ -344,7 +355,7 @@ def checkpoints(tmp_path_factory):
         folder.mkdir()
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            tiny = TINY[script].replace("--env-kwargs horizon 9", "")
+            tiny = without_env_kwargs(script)
             assert run_here(script, f"{tiny} {SHORT[script]}", patch) is None
         (good,) = folder.glob("runs/*/checkpoint.pt")
         contents = good.read_bytes()
@@ -370,7 +381,7 @@ def test_bad_input_is_one_clear_sentence(
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     arguments = re.sub(r"--resume (\w+\.pt)", rf"--resume {checkpoints / script}/\1", arguments)
     if "own:NaN" in arguments:
-        arguments += " " + TINY[script].replace("--env-kwargs horizon 9", "")
+        arguments += " " + without_env_kwargs(script)
     try:
         message = run_here(script, arguments, monkeypatch)
     finally:
@@ -432,7 +443,7 @@ def test_a_package_that_a_users_code_misses_keeps_its_traceback(script, place, i
     (in_tmp / "own.py").write_text(OWN)
     (in_tmp / "package_that_nobody_has_2.py").write_text("import package_that_nobody_has")
     env_id = f"own:{place}-v0" if place else "package_that_nobody_has_2:Good-v0"
-    tiny = TINY[script].replace("--env-kwargs horizon 9", "")
+    tiny = without_env_kwargs(script)
     try:
         with pytest.raises(ModuleNotFoundError, match="package_that_nobody_has") as error:
             run_here(script, f"{tiny} --env-id {env_id}", monkeypatch)
@@ -532,7 +543,7 @@ def test_examples_of_own_tasks_train_from_the_command_line(script, module, in_tm
     text = EXAMPLES[module]
     assert len(text.splitlines()) <= 25
     (in_tmp / f"{module}.py").write_text(text)
-    arguments = f"{TINY[script].replace('--env-kwargs horizon 9', '')} {SHORT[script]}"
+    arguments = f"{without_env_kwargs(script)} {SHORT[script]}"
     if script != "maml_trpo":
         arguments += " --episodes-per-trial 2"
     is_slow = module in ("redball", "traffic")

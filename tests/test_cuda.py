@@ -11,16 +11,11 @@ import envs
 import maml_trpo
 import rl2_ppo
 import snail_ppo
-from helpers import ROOT
+from helpers import NETWORKS, ROOT
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 RESULTS = ROOT / "benchmark" / "results"
-NETWORKS = pytest.mark.parametrize(
-    "module, network",
-    [(rl2_ppo, {"cell": "gru"}), (rl2_ppo, {"cell": "lstm"}), (snail_ppo, {})],
-    ids=["gru", "lstm", "snail"],
-)
 ENV_IDS = pytest.mark.parametrize("env_id", ["TabularMDP-v0", "Navigation2D-v0"])
 SHORT_RUNS = {
     rl2_ppo: {"num_envs": 16, "num_minibatches": 2, "hidden_size": 8, "total_timesteps": 1600},

@@ -22,13 +22,22 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TransformR
 from gymnasium.wrappers import vector as vector_wrappers
 
 import envs
-import maml_trpo
 import rl2_ppo
-import snail_ppo
 from envs import UsageError
-from helpers import LENGTH, ROOT, SCRIPTS, SHORT, TINY, Lights, command, hear_ctrl_c, run_here
+from helpers import (
+    LENGTH,
+    MODULES,
+    ROOT,
+    SCRIPTS,
+    SHORT,
+    TINY,
+    Lights,
+    command,
+    hear_ctrl_c,
+    run_here,
+    without_env_kwargs,
+)
 
-MODULES = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
 MAML = {"meta_batch_size": 3, "episodes_per_task": 4, "eval_trials": 4, "eval_episodes": 2}
 PPO = {"num_envs": 8, "num_minibatches": 2, "episodes_per_trial": 2, "eval_trials": 4}
 SETTINGS = {
@@ -521,10 +530,6 @@ def arguments_of_the_run(folder):
     """What args.json of the only run holds."""
     (path,) = folder.glob("runs/*/args.json")
     return json.loads(path.read_text())
-
-
-def without_env_kwargs(script):
-    return TINY[script].replace(" --env-kwargs horizon 9", "")
 
 
 @pytest.mark.parametrize(

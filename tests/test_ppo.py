@@ -20,14 +20,9 @@ from torch.utils.tensorboard import SummaryWriter
 import envs
 import rl2_ppo
 import snail_ppo
-from helpers import OneArray, record_scalars, spy_on
+from helpers import NETWORKS, OneArray, record_scalars, spy_on
 
 SMALL = {rl2_ppo: {"hidden_size": 16}, snail_ppo: {"sizes": (8, 4, 6, 5)}}
-NETWORKS = pytest.mark.parametrize(
-    "module, network",
-    [(rl2_ppo, {"cell": "gru"}), (rl2_ppo, {"cell": "lstm"}), (snail_ppo, {})],
-    ids=["gru", "lstm", "snail"],
-)
 TINY = {
     "total_timesteps": 480,
     "num_envs": 16,

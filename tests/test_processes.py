@@ -13,11 +13,8 @@ import torch
 
 import envs
 import maml_trpo
-import rl2_ppo
-import snail_ppo
-from helpers import ROOT
+from helpers import MODULES, ROOT
 
-SCRIPTS = {"maml_trpo": maml_trpo, "rl2_ppo": rl2_ppo, "snail_ppo": snail_ppo}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 NAVIGATION = {"env_id": "Navigation2D-v0", "env_kwargs": {"horizon": 6}}
 PPO = NAVIGATION | {"num_envs": 6, "num_minibatches": 1, "update_epochs": 1}
@@ -188,7 +185,7 @@ def check_killed_and_resumed_equals_never_stopped(folder):
 
 def check_step_of_the_mean_gradient(name, shares, folder):
     """Both processes took it, and stayed alike in training."""
-    script = SCRIPTS[name]
+    script = MODULES[name]
     for kind in ("updated", "trained"):
         first = torch.load(folder / f"{name}-{kind}-0.pt", weights_only=True)
         second = torch.load(folder / f"{name}-{kind}-1.pt", weights_only=True)
@@ -213,7 +210,7 @@ def test_two_processes(tmp_path):
     checkpoint = kill_one(tmp_path)
     shares = {}
     for name, settings in SETTINGS.items():
-        shares[name] = [sampled(SCRIPTS[name], settings, seed) for seed in range(2)]
+        shares[name] = [sampled(MODULES[name], settings, seed) for seed in range(2)]
         torch.save(shares[name], tmp_path / f"{name}-shares.pt")
     (tmp_path / "program.py").write_text(PROGRAM)
     path = f"{ROOT}:{Path(__file__).parent}"
