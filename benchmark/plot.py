@@ -1050,9 +1050,11 @@ def trained_in_float32():
             has_amp = read(f"{path}/args.json").get("amp")  # MAML has none
             if has_amp and not had_bfloat16(read(f"{path}/machine.json")):
                 seeds.append(folder.name.replace("-", " "))
-        if len(seeds) == len(folders) > 0:
+        if not seeds:
+            continue
+        if len(seeds) == len(folders):
             words.append(f"`{name}`")
-        elif seeds:
+        else:
             words.append(f"`{name}` ({', '.join(seeds)})")
     return ", ".join(words)
 

@@ -279,12 +279,11 @@ def train(name, seed):
     script = ROWS[name]["script"]
     args = arguments(name, seed)
     folder = run_folder(name, seed)
-    for _ in range(20):  # `run.py --list` holds the lock for a moment
+    file = lock(name, seed)
+    if file is None:
+        time.sleep(1)  # `run.py --list` may have held the lock, for a moment
         file = lock(name, seed)
-        if file is not None:
-            break
-        time.sleep(0.1)
-    else:
+    if file is None:
         raise UsageError(f"{name}, seed {seed}, is being trained by another process.")
     write_example(args["env_id"], folder)
     words = [sys.executable, str(ROOT / f"{script}.py")]
@@ -555,7 +554,10 @@ def bring_up_to_date(name, seeds, is_named):
                 print(f"{name}, seed {seed}: {describe(name, seed)}, nothing to do")
             continue
         if is_left_alone(name, is_named):
-            print(f"{name}, seed {seed}: {describe(name, seed)}")
+            print(
+                f"{name}, seed {seed}: left alone, since the row has results with other arguments "
+                f"(python benchmark/run.py {name} replaces them)"
+            )
             continue
         if now != "trained":
             train(name, seed)

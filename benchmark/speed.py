@@ -478,4 +478,6 @@ if __name__ == "__main__":
     try:
         main(" ".join(sys.argv[1:]))
     except KeyboardInterrupt:
-        sys.exit("Stopped. What was measured until now is in the results.")
+        sys.exit(
+            "Stopped. The results have what was measured until now, beside former measurements."
+        )

@@ -527,6 +527,7 @@ def test_other_arguments_make_a_row_out_of_date(tiny, monkeypatch, capsys):
         patch.setattr(run, "train", never)
         # not seed 3 either, which has no results: it would remove the others'
         run.bring_up_to_date("tiny", [1, 2, 3], is_named=False)
+    assert capsys.readouterr().out.count("left alone") == 3
     run.main(["tiny", "--seeds", "2"])
     assert run.state("tiny", 2) == "collected"
     assert run.state("tiny", 1) == "missing"  # seeds of different arguments have no mean
