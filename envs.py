@@ -69,7 +69,8 @@ class TaskVectorEnv(VectorEnv):
 
     A subclass says what a task is and what an episode is:
     - `_draw(num_tasks, rng)`: `num_tasks` tasks, an array of finite numbers (it may be structured),
-      first axis the task (the constructor below calls it, so set what it needs before that);
+      first axis the task. This class's constructor calls it: set what it needs before
+      `super().__init__`;
     - `_set_tasks(tasks)`: refuses wrong ones, computes what follows from them (optional; this class
       keeps them, as `self.tasks` [N, ...]);
     - `_start(mask)`: begins an episode where `mask` [N] is true (optional: this class writes 0 into
@@ -326,10 +327,11 @@ class VisualMaze(TaskVectorEnv):
             horizon = 250 if size <= 5 else 1000
         self.size = size
         width = 2 * size + 1  # with the wall around the grid
-        # What a step to the right, down, left, up adds to a block's index; [4] is [0] again, for
-        # the direction to the right of the last one.
+        # What a step to the right, down, left, up adds to a block's index. The direction to the
+        # right of i is i + 1. To the right of 3 it is [4], which is [0] again.
         self._strides = np.array([1, width, -1, -width, 1])
-        # All colours of full or no red, green and blue. Here 0 is black, 1 blue, 7 white.
+        # The colour of each number in a map, 0 to 7: full or no red, green and blue. A free block,
+        # 0, is black, the goal, 1, is blue, the wall around the maze, 7, is white.
         self._colors = 255 * np.uint8(list(np.ndindex(2, 2, 2)))
         image = Box(0, 255, (30, 40, 3), np.uint8)
         super().__init__(num_envs, horizon, image, Discrete(3), observe_task)
@@ -385,13 +387,13 @@ class VisualMaze(TaskVectorEnv):
         The method is called DDA, digital differential analyzer.
         """
         place, heading = self._pose[:, :, None, None]  # [N, 1, 1]
-        column = np.arange(-39, 40, 2)  # its ray goes so many 40ths aside while it goes 1 ahead
+        column = np.arange(-39, 40, 2)  # for each block ahead its ray goes column / 40 blocks aside
         ahead = self._strides[heading]
         aside = self._strides[heading + 1] * np.sign(column)
-        gap = 40 / abs(column)  # how far it goes ahead while it goes 1 aside
-        # How far the ray has gone ahead where it next enters a block ahead of it, and where it next
-        # enters one aside. It starts in the middle of a block. Both stay as they are once the ray
-        # has hit: then the smaller one is where it entered the block that it sees.
+        gap = 40 / abs(column)  # blocks ahead for each block aside
+        # Where does the ray next cross a border between blocks: one in front of it, and one at its
+        # side? Both are measured straight ahead, in blocks. It starts in the middle of a block.
+        # Both stay as they are once the ray has hit: the smaller one is the distance.
         next_ahead = 0.5
         next_aside = gap / 2
         flies = True
@@ -433,7 +435,8 @@ class Locomotion(TaskVectorEnv):
         self._is_ant = body == "Ant"
         xml = "ant.xml" if self._is_ant else "half_cheetah.xml"
         spec = mujoco.MjSpec.from_file(f"{gym.__path__[0]}/envs/mujoco/assets/{xml}")
-        if self._is_ant:  # MuJoCo computes contact forces only where a sensor depends on them
+        if self._is_ant:
+            # This sensor is not read. But only where one needs them MuJoCo computes contact forces.
             spec.add_sensor(
                 type=mujoco.mjtSensor.mjSENS_FRAMELINACC,  # acceleration
                 objtype=mujoco.mjtObj.mjOBJ_BODY,
@@ -515,7 +518,7 @@ class Locomotion(TaskVectorEnv):
         if self.goal == "Dir":
             reward = velocity * self.tasks
         elif self.goal == "Vel":
-            reward = self._is_ant - abs(velocity - self.tasks)  # the Ant is paid 1 more
+            reward = self._is_ant - abs(velocity - self.tasks)  # True is 1: the Ant gets 1 more
         elif self.goal == "Goal":
             reward = 4 - abs(self._position - self.tasks).sum(axis=1)
         # the cost of the action
@@ -544,9 +547,9 @@ class KeepTask(gym.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         if self.has_process:
-            # Ctrl-C is for the process that trains. SIGTERM ends this one as usual: the handler
-            # that it has inherited is for that process, too. The global generators are copies,
-            # which would draw alike in all processes.
+            # This process has inherited the signal handlers of the one that trains. Ctrl-C is for
+            # that one alone, and SIGTERM ends this one as usual. It has inherited the state of the
+            # global generators, too: without seeds they would draw alike in all processes.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             seed_generators(seed)
@@ -739,9 +742,9 @@ class PolicyEnv(VectorWrapper):
     def group_tasks(self, tasks):
         """The rows of `tasks` that hold the same task: {the task as text: its rows}.
 
-        It is {} where tasks are many: where there are more than 25 different ones among 100. (To
-        draw those, `sample_tasks` seeds the global generators. Of more than 1,000 numbers the text
-        has the first and the last ones: tasks that agree in those count as the same.)
+        It is {} where there are more than 25 different ones among 100 newly drawn tasks. (Drawing
+        them seeds the global generators. numpy shortens the text of a task of more than 1,000
+        numbers to the first and the last ones: tasks that agree in those count as the same.)
         """
         rows = {}
         if len({str(task) for task in self.sample_tasks(100, 0)}) <= 25:
@@ -788,13 +791,14 @@ def make(env_id, /, num_envs=1, **kwargs):
         else:
             env = BatchedTasks(name, num_envs, **kwargs)
     except Exception as error:
+        # Python's text for an unknown argument is "f() got an unexpected keyword argument".
         is_bad_argument = isinstance(error, TypeError) and "() got " in str(error)
-        # the module of env_id, or the package that it is in; where another one is missing, the
-        # fault is in the user's code
+        # The module of env_id is missing, or the package that it is in. (Where it is another one,
+        # the fault is in the user's code, and its traceback is shown.)
         is_missing_module = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
             f"{error.name}."
         )
-        # gymnasium's own that it has no longer, such as HalfCheetah-v2
+        # an environment that gymnasium has no longer, such as HalfCheetah-v2
         has_moved = not module and isinstance(error, ImportError)
         if is_bad_argument or is_missing_module or has_moved or isinstance(error, gym.error.Error):
             raise UsageError(

@@ -5,24 +5,25 @@ policy, whose new episodes show how well it solves the task. Meta-learning raise
 new episodes, as a function of the *initial* parameters: the gradient runs back through the
 adaptation step. TRPO keeps the adapted policies close to what they were.
 
-    J_i(theta) = E_i [A(s, a) pi_theta(a | s) / pi_old(a | s)]                surrogate (for eq. 4)
+    J_i(theta) = E_i [A(s, a) pi_theta(a | s) / pi_old(a | s)]      surrogate of the return  (eq. 4)
     theta_i'   = theta + alpha grad J_i(theta)                                adaptation  (sec. 2.2)
     max_theta    mean_i J~_i(theta_i'(theta)), J~_i on new episodes           meta-objective  (2.2)
     such that    mean_i E KL(pi[theta_i'(theta_0)] || pi[theta_i'(theta)]) <= delta    trust region
     F v        = mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta) v     Fisher-vector product
     step       = 0.8^k sqrt(2 delta / x^T F x) x,  F x = g,  k = 0, 1, ...    line search
 
-pi_old is the policy that chose the actions, A is their advantage, and E_i is the mean over the time
-steps in task i. J~_i is the same on the episodes of the adapted policy, F_i that policy's Fisher
-matrix. E, in the KL, is the mean over the states of these episodes. pi[...] is the policy with
-these parameters; theta_0 are those before the meta-update. g is the gradient of the meta-objective.
+In task i, pi_old is the policy that chose the actions, A is their advantage, and E_i is the mean
+over time steps. alpha is inner_lr. J~_i is J_i on the new episodes, those of the adapted policy.
+With several adaptation steps, each on new episodes, theta_i' is what the last one gives.
+
+In the KL, pi[...] is the policy with these parameters, theta_0 are those before the meta-update, E
+is the mean over the states of the new episodes, and delta is max_kl. F, the Fisher matrix, says how
+fast this KL grows: after a small change v of theta it is about v^T F v / 2. F_i is that of the
+adapted policy. g is the gradient of the meta-objective. (In the last line F has a small number
+added to its diagonal, the damping.)
 
 Shapes: M tasks, K episodes in each of them, N = M K in all, of T steps; P parameters; B is any
 number of observations in one task, K T for example.
-
-With several adaptation steps, each on new episodes, theta_i' is what the last one gives. A Fisher
-matrix says how much a policy changes with its parameters: for a small change v the KL is about
-v^T F v / 2. (The F of the last line has a small number added to its diagonal, the damping.)
 
 Equations and sections are those of Finn et al. (2017), MAML, https://arxiv.org/abs/1703.03400;
 section 3.2 and Algorithm 3 are on reinforcement learning. TRPO is Schulman et al. (2015),
@@ -61,8 +62,8 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "maml_trpo"
-# This turns off the checks of arguments in distributions of all kinds, not Categorical alone. For
-# each of them the CPU would have to wait for the GPU.
+# No checks of arguments, in distributions of all kinds, not Categorical alone: for each check the
+# CPU would have to wait for the GPU.
 Categorical.set_default_validate_args(False)
 
 
@@ -331,14 +332,14 @@ def mean_over_steps(x, batch):
 def advantages(batch, gamma, gae_lambda):
     """GAE with the linear baseline, normalised to mean 0, deviation 1 in each task: [M, K, T].
 
-    (Where all rewards are 0, so are they. Where all are equal, but not 0, only the baseline's error
-    is left. It, too, gets the deviation 1: noise.)
+    (If all rewards are 0, all advantages are 0. If all rewards are equal, but not 0, the advantages
+    are the baseline's error alone. It, too, gets the deviation 1: noise.)
     """
     valid = batch["valid"]
     value = linear_baseline(batch, gamma)
-    # Values are zero after an episode's end, because phi is zero there: after the last step nothing
-    # is added for the future, not even at a time limit. The baseline can know that the episode ends
-    # there, for t is one of its features.
+    # The baseline's values are 0 after an episode's end. So nothing is added for the future after
+    # the last step, not even at a time limit. The baseline can know of that limit: t is one of its
+    # features.
     next_value = pad(value[..., 1:], (0, 1))
     # A_t = sum_l (gamma lambda)^l delta_{t+l},   delta_t = r_t + gamma V_{t+1} - V_t
     delta = (batch["reward"] + gamma * next_value - value) * valid
@@ -352,10 +353,10 @@ def advantages(batch, gamma, gae_lambda):
 def surrogate(distribution, batch):
     """J_i = E[A pi / pi_old] over each task's steps, [M]: a surrogate for the return (equation 4).
 
-    Where pi is pi_old, its gradient is the policy gradient, E[A grad log pi]. E[A log pi] has the
-    same gradient there. But its second derivative, which the meta-gradient needs, too, lacks the
-    term E[A grad log pi (grad log pi)^T]. (J_i's second derivative is not the return's either: it
-    leaves out that other actions lead to other states.)
+    Why a ratio, not the usual E[A log pi]? Where pi is pi_old, the gradient of both is the policy
+    gradient, E[A grad log pi]. But the meta-gradient needs the second derivative, too. There
+    E[A log pi] lacks a term that the ratio has: E[A grad log pi (grad log pi)^T]. (J_i's second
+    derivative is not the return's either: it leaves out that other actions lead to other states.)
 
     Equation 4 is a sum over an episode. This is a mean over steps, and `advantages` gives A the
     deviation 1 in each task. So a good inner_lr depends neither on the scale of rewards nor on the
@@ -392,16 +393,17 @@ def adapt(policy, params, batch, args):
 
 @torch.no_grad()
 def trial(policy, params, env, tasks, num_steps, seed, args):
-    """Episodes in each task before adaptation and after each of `num_steps` adaptation steps.
+    """Rollouts in the same tasks: before adaptation, and after each of `num_steps` steps of it.
 
-    Returns a batch for each, with its `advantage`. The first step's size is args.inner_lr.
+    Returns a list of num_steps + 1 batches, as `rollout` gives them, with `advantage` added. The
+    next step adapts on the last one. The first step's size is args.inner_lr.
     """
     batches = []
     for i in range(num_steps + 1):
-        # Evaluation takes 3 steps, mostly more than training. The extra ones are shorter (section
-        # A.2: half as long). The new args stay for all later steps, so this happens once. (max:
-        # where training takes no step at all, the first one of the evaluation is a full one.) With
-        # num_inner_steps 1, step 1 has inner_lr, steps 2 and 3 have inner_lr * later_fraction.
+        # Evaluation takes 3 steps, mostly more than training. The extra ones have a smaller step
+        # size (section A.2: half of it). It is set once, before the first of them, and then stays:
+        # with num_inner_steps 1, step 1 has inner_lr, steps 2 and 3 have inner_lr * later_fraction.
+        # (max: also where training takes no step at all, step 1 has inner_lr.)
         if i == max(1, args.num_inner_steps) + 1:
             args = replace(args, inner_lr=args.inner_lr * args.later_fraction)
         if i > 0:
@@ -443,11 +445,12 @@ def fisher_vector_product(policy, params, batches, args):
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
     old = policy.distribution(*[output.detach() for output in outputs])
     kl = mean_over_steps(kl_divergence(old, policy.distribution(*outputs)), batches[-1]).mean()
-    # The KL's Hessian in theta has two terms: F, and the KL's gradient in theta_i' times the second
-    # derivative of theta_i'. Here the new policy is the old one: the KL is 0, the least it can be.
-    # So this gradient is zero, and F alone is left. The KL's gradient in theta, G, is zero here,
-    # too. But its derivative is F. So the derivative of the number G . v is F v, for one more
-    # backward pass. F itself, [P, P], is never built.
+    # Why one more backward pass gives F v: let G be the KL's gradient in theta. Its derivative is
+    #   mean_i (d theta_i'/d theta)^T F_i (d theta_i'/d theta), which is F,
+    #   + mean_i (the KL's gradient in theta_i') times (the second derivative of theta_i').
+    # Here the new policy is the old one: the KL is 0, the least it can be, and its gradients are 0,
+    # so the second term is, too. G is 0, but its derivative is F. So the gradient of the number
+    # G . v is F v. F itself, [P, P], is never built.
     # create_graph: to differentiate the gradient again, in each product.
     (kl_gradient,) = torch.autograd.grad(kl, theta, create_graph=True)
 
@@ -487,13 +490,12 @@ def update(policy, params, batches, args):
     """
     theta = nn.utils.parameters_to_vector(params.values()).requires_grad_()  # [P]
     outputs = adapted_outputs(policy, unflatten(theta, params), batches, args)
-    # `before` and `after` are the meta-objective before and after this update, both on the episodes
-    # after adaptation
-    before = surrogate(policy.distribution(*outputs), batches[-1]).mean()
+    # the meta-objective before this update, on the episodes after adaptation
+    old_objective = surrogate(policy.distribution(*outputs), batches[-1]).mean()
     # the meta-gradient, back through the adaptation
-    (gradient,) = torch.autograd.grad(before, theta)
+    (gradient,) = torch.autograd.grad(old_objective, theta)
     gradient = average(gradient)
-    before = average(before.detach())
+    old_objective = average(old_objective.detach())
     old = policy.distribution(*[output.detach() for output in outputs])
 
     # A small step changes the objective by about g^T step, and the KL from 0 to step^T F step / 2.
@@ -505,7 +507,7 @@ def update(policy, params, batches, args):
     x = conjugate_gradient(product, gradient, args.cg_iterations)
     full_step = (2 * args.max_kl / (x @ product(x))).sqrt() * x
     logs = {
-        "losses/surrogate": before.item(),  # about 0: ratios are 1, advantages have mean 0
+        "losses/surrogate": old_objective.item(),  # about 0: ratios 1, advantages of mean 0
         "losses/gradient_norm": gradient.norm().item(),
         "losses/improvement": 0.0,
         "losses/kl": 0.0,
@@ -516,10 +518,10 @@ def update(policy, params, batches, args):
             candidate = unflatten(theta + 0.8**k * full_step, params)
             outputs = adapted_outputs(policy, candidate, batches, args)
             new = policy.distribution(*outputs)
-            after = average(surrogate(new, batches[-1]).mean())
+            new_objective = average(surrogate(new, batches[-1]).mean())
             kl = average(mean_over_steps(kl_divergence(old, new), batches[-1]).mean())
-        if after > before and kl <= args.max_kl:
-            logs["losses/improvement"] = (after - before).item()
+        if new_objective > old_objective and kl <= args.max_kl:
+            logs["losses/improvement"] = (new_objective - old_objective).item()
             logs["losses/kl"] = kl.item()
             logs["losses/step_size"] = 0.8**k  # of the full step
             return candidate, logs
@@ -776,8 +778,8 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        # Given --env-kwargs twice, tyro keeps only the last of them. (str(sys.argv) is a list of
-        # words in quotes. The quote before --env-kwargs, or --env_kwargs, says that a word begins.)
+        # Given --env-kwargs (or --env_kwargs) twice, tyro keeps only the last. (str(sys.argv) is a
+        # list of words in quotes. The quote before --env-kwargs says that a word begins.)
         if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others

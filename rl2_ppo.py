@@ -14,8 +14,8 @@ Duan et al. (2016), RL^2, https://arxiv.org/abs/1611.02779.
     A_t = delta_t + gamma lambda A_{t+1}       advantage: GAE, over the whole trial            (2.4)
           delta_t = r_t + gamma V_{t+1} - V_t
     L   = E[min(rho A, clip(rho, 1-eps, 1+eps) A)], rho = pi / pi_old      PPO, not the paper's TRPO
-          PPO maximizes L; its optimizer minimizes -L + c_v (V_t - target)^2 / 2 - c_e entropy,
-          target = A_t + V_t as in the rollout, c_v and c_e: vf_coef and ent_coef
+          the optimizer minimizes -L + vf_coef (V_t - target_t)^2 / 2 - ent_coef entropy,
+          where target_t = A_t + V_t, both from the rollout, is a constant
 
 PPO is Schulman et al. (2017), https://arxiv.org/abs/1707.06347.
 
@@ -52,12 +52,12 @@ import envs
 from envs import UsageError
 
 ALGORITHM = "rl2_ppo"
-# This turns off the checks of arguments in distributions of all kinds, not Categorical alone. For
-# each of them the CPU would have to wait for the GPU.
+# No checks of arguments, in distributions of all kinds, not Categorical alone: for each check the
+# CPU would have to wait for the GPU.
 Categorical.set_default_validate_args(False)
-# bfloat16 pays on processors that have instructions for it: not all of those with AVX-512 do. GPUs
-# since 2020 have them, too, but small networks gain little or nothing there. Older GPUs compute it
-# slowly. (With a GPU, HAS_BFLOAT16 is true even with --no-cuda.)
+# bfloat16 pays on processors with instructions for it (avx512_bf16: AVX-512 alone is not enough).
+# GPUs since 2020 have such instructions, too, but small networks gain little or nothing. On older
+# GPUs bfloat16 is slow. (With a GPU, HAS_BFLOAT16 is true even with --no-cuda.)
 HAS_BFLOAT16 = torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
@@ -123,8 +123,8 @@ class Args:
     max_grad_norm: float = 0.5
     """the maximum norm for the gradient clipping"""
     target_kl: float | None = None
-    """the target KL divergence threshold: an update ends with the first epoch in whose last
-    minibatch the divergence is above it"""
+    """the target KL divergence threshold: an update ends after an epoch if the divergence in that
+    epoch's last minibatch is above it"""
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False
@@ -137,14 +137,15 @@ class Args:
     """not in the paper: trials grow from 10 episodes to episodes_per_trial, while a batch keeps its
     number of steps"""
     gamma_start: float | None = None
-    """not in the paper: the discount rises from this to gamma; the number of steps that the agent
-    looks ahead, 1 / (1 - discount), grows geometrically (so both have to be below 1: to a gamma of
-    1 it jumps after the first batch)"""
+    """not in the paper: the discount rises from this to gamma, so that the number of steps that the
+    agent looks ahead, 1 / (1 - discount), grows geometrically. Both have to be below 1 (were gamma
+    1, the discount would be 1 from the second batch on)"""
     ramp_fraction: float = 0.5
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
-    """not in the paper: train with the negative of the regret V*(s) - Q*(s, a) in place of the
-    reward: it is less noisy, but only few environments report it"""
+    """not in the paper: train with the negative of the regret in place of the reward. The regret is
+    V*(s) - Q*(s, a), what an action loses against the best one for those who know the task. It is
+    less noisy, but only few environments report it"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
@@ -207,9 +208,9 @@ class RunningMeanStd(nn.Module):
         self.count += batch_count
         weight = batch_count / self.count
         delta = batch_mean - self.mean
-        # The variance of both groups of rows together: their own variances, weighted, and that of
-        # their means, which are delta apart, weight (1 - weight) delta^2. In all it is
-        # (1 - weight) (var + weight delta^2) + weight batch_var
+        # The variance of old and new rows together, whose means are delta apart:
+        #   (1 - weight) var + weight batch_var + weight (1 - weight) delta^2
+        # = (1 - weight) (var + weight delta^2) + weight batch_var
         self.var = torch.lerp(self.var + weight * delta**2, batch_var, weight)
         self.mean += weight * delta
 
@@ -258,10 +259,12 @@ class Agent(nn.Module):
         size = args.hidden_size
         self.trunk = cell(input_size, size)
         nn.init.orthogonal_(self.trunk.weight_hh_l0)
-        # The second gate, of the GRU's three (r, z, n) and of the LSTM's four (i, f, g, o), is the
-        # one that keeps memory: let it start mostly open.
+        # The gate that keeps memory is the second one in both: z of the GRU's r, z, n, and f of the
+        # LSTM's i, f, g, o. Let it start mostly open.
         self.trunk.bias_hh_l0.data[size : 2 * size] += 1
 
+        # These two are linear layers. Elsewhere `policy` is a distribution over actions, and
+        # `value` is a tensor of numbers, see `heads`.
         self.policy = nn.Linear(size, self.action_size)
         self.value = nn.Linear(size, 1)
         # The policy's first weights are small: at first it hardly depends on what it sees.
@@ -284,7 +287,7 @@ class Agent(nn.Module):
         return None
 
     def encode(self, obs, prev_action, prev_reward, prev_done, first):
-        """The input x_t [N, obs + action + 2]; with `first`, nothing came before.
+        """The input x_t [N, obs + action + 2]. If `first`, it has zeros for what came before.
 
         A continuous action is clipped, as the environment does before it carries it out.
         """
@@ -330,11 +333,7 @@ class Agent(nn.Module):
         return *self.heads(h[0]), memory
 
     def heads(self, h):
-        """The policy, a distribution over actions, and the value, from h [..., size].
-
-        `self.policy` and `self.value` are linear layers. Elsewhere `policy` and `value` are this
-        distribution and these numbers.
-        """
+        """The policy, a distribution over actions, and the value, from h [..., size]."""
         h = h.to(self.value.weight)  # to the weights' float32; with --amp it may be bfloat16
         out = self.policy(h)
         value = self.value(h)[..., 0]
@@ -403,8 +402,8 @@ def rollout(agent, env, tasks, episodes, seed):
             step["regret"] = torch.tensor(info["regret"], device=device).float()
         steps.append(step)
         episode = episode + done
-    # Only what every step has. The last step tells: where an environment reports no regret in one
-    # step, what `envs.make` returns passes on none from then on.
+    # The regret only if every step had one. It is enough to look at the last step: environments
+    # from `envs.make` report no regret any more after a step without one.
     return {name: torch.stack([step[name] for step in steps]) for name in steps[-1]}
 
 
@@ -417,7 +416,9 @@ def sum_by_episode(data, name, episodes):
 
 
 def advantages_and_returns(data, gamma, gae_lambda):
-    """GAE over the whole trial: advantages [T, N] and the value function's targets [T, N].
+    """GAE over the whole trial: advantages [T, N] and returns [T, N].
+
+    Here and in `update`, `returns` (CleanRL's name) are the value function's targets, A_t + V_t.
 
     What is learned in one episode pays in the next ones (Duan et al. 2016, section 2.2). So an
     episode's end does not cut the sum of rewards, the trial's end does. `signal`, which `train`
@@ -454,10 +455,10 @@ def ppo_loss(agent, batch, args, ent_coef):
         advantage = advantage - mean(advantage)
         advantage = advantage / (mean(advantage**2).sqrt() + 1e-8)
 
-    # L = E[min(rho A, clip(rho, 1-eps, 1+eps) A)],   rho = pi / pi_old
-    # [T, B]; 0 after the trials' ends, where nothing keeps it small: exp may overflow there, and
-    # inf * 0 is nan
+    # log rho [T, B]. It is 0 after the trials' ends. There nothing keeps it small: exp could give
+    # inf, and `mean` would compute inf * 0, which is nan.
     logratio = (policy.log_prob(batch["action"]) - batch["log_prob"]) * valid
+    # L = E[min(rho A, clip(rho, 1-eps, 1+eps) A)],   rho = pi / pi_old
     ratio = logratio.exp()
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -mean(torch.min(advantage * ratio, advantage * clipped))  # -L
@@ -616,10 +617,10 @@ def train(args):
         f"runs/{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}".replace(":", "_")
     )
     if args.resume:
-        # It is read to the CPU: Adam's counters have to stay there, for on a GPU each of its steps
-        # would wait for them. load_state_dict moves everything else.
+        # The checkpoint is read to the CPU. Adam's step counters have to stay there: on a GPU each
+        # step of Adam would wait for them. load_state_dict moves everything else.
         saved = read_checkpoint(args.resume)
-        # On these arguments the weights depend, and the moments of obs_stats and return_stats.
+        # The weights and the moments of obs_stats and return_stats depend on these arguments.
         names = """env_id env_kwargs cell hidden_size action_scale
             norm_obs norm_reward"""
         for name in names.split():
@@ -700,9 +701,10 @@ def train(args):
             data = rollout(agent, env, env.sample_tasks(num_trials, task_seed), episodes, env_seed)
             valid = data["valid"]  # [T, N]
 
-            # The regret of a step is V*(s) - Q*(s, a), the values of an agent that knows the task.
-            # On average its sum over an episode is V*(s_0) minus the return. So, without discount,
-            # an agent that lowers its regret raises its return. The luck in rewards is left out.
+            # The regret of a step is V*(s) - Q*(s, a): values of an optimal agent that knows the
+            # task. On average its sum over an episode is V*(s_0) minus the return. So, without
+            # discount, to lower the regret is to raise the return. It has less noise: the luck in
+            # rewards is left out.
             reward = data["reward"]
             if args.learn_from_regret:
                 if "regret" not in data:
@@ -721,8 +723,8 @@ def train(args):
             if args.norm_obs and agent.observation_space.shape:
                 agent.obs_stats.update(data["obs"][valid].flatten(1))
             if args.norm_reward:
-                # `returns` estimate sums of rewards that were divided by return_std. Times
-                # return_std they are in the environment's unit, in which the deviation is wanted.
+                # The deviation is wanted in the environment's unit. But in `returns` rewards were
+                # divided by return_std: this is undone.
                 agent.return_stats.update((returns * return_std)[valid][:, None])
             iteration += 1
             global_step += round(average(valid.sum()).item() * world_size)
@@ -782,7 +784,7 @@ def train(args):
             return_regret=True,
         )
         totals = returns.sum(1)  # of each trial
-        # what is averaged, under the name of its mean; the first axis is the trials
+        # the name of a mean in eval.json, and what is averaged, over the first axis: the trials
         samples = {"return_mean": totals, "return_by_episode": returns}
         if regrets is not None:
             samples["regret_mean"] = regrets.sum(1)
@@ -818,8 +820,8 @@ if __name__ == "__main__":
     if "RANK" in os.environ:  # one of several processes that torchrun started
         dist.init_process_group()
     try:
-        # Given --env-kwargs twice, tyro keeps only the last of them. (str(sys.argv) is a list of
-        # words in quotes. The quote before --env-kwargs, or --env_kwargs, says that a word begins.)
+        # Given --env-kwargs (or --env_kwargs) twice, tyro keeps only the last. (str(sys.argv) is a
+        # list of words in quotes. The quote before --env-kwargs says that a word begins.)
         if str(sys.argv).replace("_", "-").count("'--env-kwargs") > 1:
             raise UsageError("Name all arguments of the environment after one --env-kwargs.")
         if args.resume:  # the run's own arguments, where the command line has no others
