@@ -45,11 +45,11 @@ def check_positive(**numbers):
             raise UsageError(f"{name} must be a positive whole number, got {value!r}.")
 
 
-def flatten_tasks(tasks):
-    """A batch of tasks as numbers [num_tasks, size]: the fields of a structured array in a row."""
-    if tasks.dtype.names is not None:
-        tasks = structured_to_unstructured(tasks)
-    return tasks.reshape(len(tasks), -1)
+def flatten_batch(batch):
+    """Tasks or observations as numbers [N, size]: the fields of a structured array in a row."""
+    if batch.dtype.names is not None:
+        batch = structured_to_unstructured(batch)
+    return batch.reshape(len(batch), -1)
 
 
 def as_flags(flags, num_envs):
@@ -93,7 +93,7 @@ class TaskVectorEnv(VectorEnv):
         self._tasks_named = False
         self._base_space = observation_space  # without the task
         if observe_task:  # [one-hot or raw observation, task]
-            example = flatten_tasks(self._draw(1, np.random.default_rng(0)))
+            example = flatten_batch(self._draw(1, np.random.default_rng(0)))
             size = flatdim(observation_space) + example.shape[1]
             observation_space = Box(-np.inf, np.inf, (size,), float)
         self.single_observation_space = observation_space
@@ -137,6 +137,7 @@ class TaskVectorEnv(VectorEnv):
         if self.tasks is None:
             raise UsageError("Call reset() before the first step().")
         reward, terminated, info = self._advance(actions)
+        reward = np.array(reward, float)  # a copy: it may be part of what `_start` changes
         terminated = as_flags(terminated, self.num_envs)
         self._steps += 1
         truncated = (self._steps >= self.horizon) & ~terminated
@@ -154,7 +155,7 @@ class TaskVectorEnv(VectorEnv):
         example = self._draw(1, np.random.default_rng(0))
         shape = (self.num_envs, *example.shape[1:])
         is_like_example = tasks.shape == shape and np.can_cast(tasks.dtype, example.dtype)
-        if not is_like_example or not np.isfinite(flatten_tasks(tasks)).all():
+        if not is_like_example or not np.isfinite(flatten_batch(tasks)).all():
             raise UsageError(
                 f"tasks must be finite, have shape {shape} and type {example.dtype}, "
                 f"got {tasks.shape} and {tasks.dtype}."
@@ -179,7 +180,7 @@ class TaskVectorEnv(VectorEnv):
             return obs
         if isinstance(self._base_space, Discrete):
             obs = np.eye(self._base_space.n)[obs]  # one-hot
-        return np.column_stack([obs.reshape(len(obs), -1), flatten_tasks(self.tasks)])
+        return np.column_stack([flatten_batch(obs), flatten_batch(self.tasks)])
 
 
 class Bandit(TaskVectorEnv):
@@ -205,7 +206,7 @@ class Bandit(TaskVectorEnv):
     def _advance(self, actions):
         mean = self.tasks[np.arange(self.num_envs), actions]  # [N]
         paid = self.np_random.random(self.num_envs) < mean
-        return paid.astype(float), True, {"regret": self._best - mean}
+        return paid, True, {"regret": self._best - mean}
 
 
 class TabularMDP(TaskVectorEnv):
@@ -430,12 +431,11 @@ class Locomotion(TaskVectorEnv):
         import mjbatch
         import mujoco
 
-        self.body = body
         self.goal = goal
-        self._is_ant = body == "Ant"
-        xml = "ant.xml" if self._is_ant else "half_cheetah.xml"
+        self.is_ant = body == "Ant"
+        xml = "ant.xml" if self.is_ant else "half_cheetah.xml"
         spec = mujoco.MjSpec.from_file(f"{gym.__path__[0]}/envs/mujoco/assets/{xml}")
-        if self._is_ant:
+        if self.is_ant:
             # This sensor is not read. But only where one needs them MuJoCo computes contact forces.
             spec.add_sensor(
                 type=mujoco.mjtSensor.mjSENS_FRAMELINACC,  # acceleration
@@ -445,7 +445,7 @@ class Locomotion(TaskVectorEnv):
         self._model = spec.compile()
         # MuJoCo's qpos: positions and joint angles, nq numbers. qvel: their velocities, nv numbers.
         # The policy does not see the first coordinates of qpos: x, and the Ant's y.
-        self._num_unseen = 2 if self._is_ant else 1
+        self._num_unseen = 2 if self.is_ant else 1
         obs_size = self._model.nq - self._num_unseen + self._model.nv
         observation_space = Box(-np.inf, np.inf, (obs_size,), float)
         action_space = Box(*np.float32(self._model.actuator_ctrlrange.T))
@@ -460,7 +460,7 @@ class Locomotion(TaskVectorEnv):
         self._ctrl = bind("ctrl")  # what the motors are told, [N, axes]
         self._contact_forces = bind("cfrc_ext")  # torques and forces on each body, [N, bodies, 6]
         self._position = self._qpos[:, :1]  # x
-        if self._is_ant:
+        if self.is_ant:
             # x and y of the torso, as in gymnasium. MuJoCo updates them one physics step late.
             self._position = bind("xpos")[:, 1, :2]
 
@@ -468,7 +468,7 @@ class Locomotion(TaskVectorEnv):
         if self.goal == "Dir":
             return rng.choice([-1.0, 1.0], num_tasks)
         if self.goal == "Vel":
-            return rng.uniform(0, 3 if self._is_ant else 2, num_tasks)
+            return rng.uniform(0, 3 if self.is_ant else 2, num_tasks)
         if self.goal == "Goal":
             return rng.uniform(-3, 3, (num_tasks, 2))
         return 1.5 ** rng.uniform(-3, 3, (num_tasks, 4))
@@ -518,13 +518,13 @@ class Locomotion(TaskVectorEnv):
         if self.goal == "Dir":
             reward = velocity * self.tasks
         elif self.goal == "Vel":
-            reward = self._is_ant - abs(velocity - self.tasks)  # True is 1: the Ant gets 1 more
+            reward = self.is_ant - abs(velocity - self.tasks)  # True is 1: the Ant gets 1 more
         elif self.goal == "Goal":
             reward = 4 - abs(self._position - self.tasks).sum(axis=1)
         # the cost of the action
-        reward = reward - (0.005 if self._is_ant else 0.05) * (actions**2).sum(axis=1)
+        reward = reward - (0.005 if self.is_ant else 0.05) * (actions**2).sum(axis=1)
         terminated = False
-        if self._is_ant:
+        if self.is_ant:
             # for being alive, and the cost of contacts
             forces = self._contact_forces.clip(-1, 1)
             reward += 0.05 - 0.0005 * (forces**2).sum(axis=(1, 2))
@@ -711,7 +711,7 @@ class PolicyEnv(VectorWrapper):
         self._steps = 0  # taken in the current episode, later [N]
         self._has_regret = True
         obs, info = self.env.reset(seed=seed, options=options)
-        self._check("observation", obs, self.single_observation_space)
+        obs = self._check("observation", obs, self.single_observation_space)
         return obs, info
 
     def step(self, actions):
@@ -721,8 +721,8 @@ class PolicyEnv(VectorWrapper):
             actions = self._centre + self._half_range * actions
             actions = actions.clip(space.low, space.high).astype(space.dtype)
         obs, reward, terminated, truncated, info = self.env.step(actions)
-        self._check("observation", obs, self.single_observation_space)
-        self._check("reward", reward, REAL_NUMBER)
+        obs = self._check("observation", obs, self.single_observation_space)
+        reward = self._check("reward", reward, REAL_NUMBER)
         terminated = as_flags(terminated, self.num_envs)
         truncated = as_flags(truncated, self.num_envs)
         self._steps = np.where(terminated | truncated, 0, self._steps + 1)
@@ -753,8 +753,11 @@ class PolicyEnv(VectorWrapper):
         return rows
 
     def _check(self, name, array, space):
-        """The array [N, ...]. Raises UsageError unless it holds N members of `space`."""
-        array = np.asarray(array)
+        """A copy of the array [N, ...]. Raises UsageError unless it holds N members of `space`.
+
+        A copy, for the environment may change its actions and go on using what it has returned.
+        """
+        array = np.array(array)
         shape = (self.num_envs, *space.shape)
         if array.shape != shape:
             raise UsageError(f"{name}s must have shape {shape}, got {array.shape}.")

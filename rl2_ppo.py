@@ -124,7 +124,7 @@ class Args:
     """the maximum norm for the gradient clipping"""
     target_kl: float | None = None
     """the target KL divergence threshold: an update ends after an epoch if the divergence in that
-    epoch's last minibatch is above it"""
+    epoch's last minibatch is above it (0 is no threshold)"""
     norm_obs: bool = False
     """Toggles normalization of observations by their running mean and variance"""
     norm_reward: bool = False

@@ -318,7 +318,7 @@ def locomotion(checkpoint, folder, num_tasks=2):
         renderer.update_scene(data, camera="track")
         image = Image.fromarray(renderer.render())
         position = f"x = {pose[0]:.1f} m"
-        if env.body == "Ant":
+        if env.is_ant:
             position += f", y = {pose[1]:.1f} m"
         write(image, (6, 134), position)
         return np.asarray(image)

@@ -507,6 +507,68 @@ def test_episodes_that_end_at_the_horizon_or_before_are_no_fault(register):
             env.step(np.zeros(3, int))
 
 
+# --------------------------------------------------------------------------- arrays that are shared
+
+
+class Careless(envs.TaskVectorEnv):
+    """A walk from 0. It writes into its actions, and pays with a part of `_state`."""
+
+    def __init__(self, num_envs=1):
+        super().__init__(num_envs, 3, Box(-np.inf, np.inf, (1,)), Discrete(3))
+
+    def _draw(self, num_tasks, rng):
+        return rng.random(num_tasks)
+
+    def _advance(self, actions):
+        actions += 1
+        self._state[:, 0] += actions
+        actions[:] = 0
+        return self._state[:, 0], False, {}
+
+
+class Mirrored(Untimed):
+    """Observations and rewards are numpy's views of arrays, in reverse order."""
+
+    def __init__(self, num_envs=1):
+        super().__init__(num_envs, ends=True)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.numbers(), {}
+
+    def step(self, actions):
+        _, _, ended, truncated, info = super().step(actions)
+        return self.numbers(), self.numbers()[:, 0], ended, truncated, info
+
+    def numbers(self):
+        return np.linspace(0, 1, self.num_envs, dtype=np.float32)[::-1, None]
+
+
+def by_trial(module, numbers):
+    """MAML's [M, 1, T] or the others' [T, N] as [N, T]."""
+    return numbers.flatten(0, 1) if module is maml_trpo else numbers.T
+
+
+@every_script
+def test_an_environment_may_change_its_actions_and_what_it_has_returned(module, register):
+    register(Careless)
+    env = envs.make("Own-v0", 50)
+    data = roll_out(module, env, np.zeros(50))
+    action = by_trial(module, data["action"]).reshape(-1, 3)  # [episodes, 3]
+    assert set(action.unique().tolist()) == {0, 1, 2}  # as they were drawn
+    reward = by_trial(module, data["reward"]).reshape(-1, 3)
+    # the position after each step, after the last one of an episode too
+    assert torch.equal(reward, (action + 1).cumsum(1).float())
+
+
+@every_script
+def test_arrays_in_reverse_order_are_read_as_they_are(module, register):
+    register(Mirrored)
+    data = roll_out(module, envs.make("Own-v0", 4), np.zeros(4))
+    reward = by_trial(module, data["reward"])  # [N, T]
+    torch.testing.assert_close(reward, torch.linspace(1, 0, 4)[:, None].expand_as(reward))
+
+
 # -------------------------------------------------------------------------------------------- tasks
 
 
