@@ -232,7 +232,7 @@ class Policy:
         h = obs
         for i in range(3):
             if i > 0:
-                h = h.relu_()  # in place: no derivative needs its input
+                h.relu_()  # in place: no derivative needs its input
             h = h @ params[f"weight_{i}"] + params[f"bias_{i}"]  # [M, B, out]
         if "log_std" in params:
             return [h, params["log_std"]]
@@ -417,17 +417,22 @@ def trial(policy, params, env, tasks, num_steps, seed, args):
 
 
 def adapted_outputs(policy, params, batches, args):
-    """`Policy.outputs` for the K T states of the last batch, adapted on each batch before it."""
+    """`Policy.outputs` for the K T states of the last batch, adapted on each batch before it.
+
+    They are float64.
+    """
     for batch in batches[:-1]:
         params = adapt(policy, params, batch, args)
-    return policy.outputs(params, batches[-1]["obs"].flatten(1, 2))
+    outputs = policy.outputs(params, batches[-1]["obs"].flatten(1, 2))
+    # An adapted policy may be very sure of an action. In float32 the others' probabilities could be
+    # 0, and the KL infinite.
+    return [output.double() for output in outputs]
 
 
 def unflatten(theta, params):
     """A vector as a dict of parameters, with the names and shapes of `params`."""
     parts = theta.split([param.numel() for param in params.values()])
-    pairs = zip(params.items(), parts, strict=True)
-    return {name: part.view_as(param) for (name, param), part in pairs}
+    return {name: part.view_as(params[name]) for name, part in zip(params, parts, strict=True)}
 
 
 def fisher_vector_product(policy, params, batches, args):
@@ -493,8 +498,7 @@ def update(policy, params, batches, args):
     # the meta-objective before this update, on the episodes after adaptation
     old_objective = surrogate(policy.distribution(*outputs), batches[-1]).mean()
     # the meta-gradient, back through the adaptation
-    (gradient,) = torch.autograd.grad(old_objective, theta)
-    gradient = average(gradient)
+    gradient = average(torch.autograd.grad(old_objective, theta)[0])
     old_objective = average(old_objective.detach())
     old = policy.distribution(*[output.detach() for output in outputs])
 

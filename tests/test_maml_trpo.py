@@ -661,6 +661,25 @@ def test_update_improves_the_surrogate_within_the_trust_region(env_id, num_inner
     assert abs(total - logs["losses/kl"]) < 1e-9
 
 
+def test_policies_that_are_sure_of_an_action_have_a_finite_kl():
+    """The last of 5 actions has a probability of e^-103 / 4, then of e^-104.5 / 4.
+
+    The least number above 0 in float32 is about e^-103.3.
+    """
+    policy, params, batches, args = make("TabularMDP-v0", num_inner_steps=0)
+    params = {name: torch.zeros_like(param).float() for name, param in params.items()}
+    batch = {name: x.float() if x.is_floating_point() else x for name, x in batches[0].items()}
+
+    def distribution(last_bias):
+        params["bias_2"][..., -1] = last_bias
+        return policy.distribution(*maml_trpo.adapted_outputs(policy, params, [batch], args))
+
+    # sum_a p log(p / q): of the other actions p and q are 1/4 (but for 1e-45), so their terms are 0
+    p = np.exp(-103.0) / 4
+    kl = kl_divergence(distribution(-103.0), distribution(-104.5))
+    np.testing.assert_allclose(kl.numpy(), 1.5 * p, rtol=1e-6)
+
+
 def test_the_full_step_is_the_natural_gradient_on_the_trust_regions_border():
     """With a Fisher matrix from all episodes: F x = g, scaled to a quadratic KL of max_kl."""
     policy, params, batches, args = make(
