@@ -786,6 +786,7 @@ def make(env_id, /, num_envs=1, **kwargs):
     `levels=True` a task is a seed; `vectorization_mode` is "sync" or "async". Raises UsageError.
     """
     module, _, name = env_id.rpartition(":")
+    module = module.lstrip("./")  # as in ./my_module:MyTask-v0
     try:
         if module:
             importlib.import_module(module)
@@ -796,14 +797,13 @@ def make(env_id, /, num_envs=1, **kwargs):
     except Exception as error:
         # Python's text for an unknown argument is "f() got an unexpected keyword argument".
         is_bad_argument = isinstance(error, TypeError) and "() got " in str(error)
-        # The module of env_id is missing, or the package that it is in. (Where it is another one,
-        # the fault is in the user's code, and its traceback is shown.)
-        is_missing_module = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
-            f"{error.name}."
+        # What is missing is the module of env_id, or the package that it is in, or an environment
+        # that gymnasium has no longer, such as HalfCheetah-v2. (Where it is another module, the
+        # fault is in the user's code, and its traceback is shown.)
+        is_missing = isinstance(error, ImportError) and (
+            not module or f"{module}.".startswith(f"{error.name}.")
         )
-        # an environment that gymnasium has no longer, such as HalfCheetah-v2
-        has_moved = not module and isinstance(error, ImportError)
-        if is_bad_argument or is_missing_module or has_moved or isinstance(error, gym.error.Error):
+        if is_bad_argument or is_missing or isinstance(error, gym.error.Error):
             raise UsageError(
                 f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
                 # at the end the module that was found, with its file: perhaps another one

@@ -264,6 +264,8 @@ ALL = [
     ("--env-id HalfCheetah-v2", "environments have been moved to the gymnasium-robotics project"),
     ("--env-id nowhere.module:Task-v0", "No module named 'nowhere'"),
     ("--env-id own.module:Good-v0", "No module named 'own.module'"),
+    ("--env-id ./nowhere:Task-v0", "No module named 'nowhere'"),
+    ("--env-id ./own:NoTasks-v0", "needs a max_episode_steps, and sample_task(rng) or"),
     ("--env-id own:NoTasks-v0", "needs a max_episode_steps, and sample_task(rng) or"),
     ("--env-id own:NoLimit-v0", "needs a max_episode_steps"),
     ("--env-id own:DictObservation-v0 --env-kwargs levels True", "use Discrete, numbered from 0"),
