@@ -72,7 +72,7 @@ WORDS = {
     "nothing: it learns while it acts": "无: 边行动边学习",
     "numbers kept in a trial of 10 steps, of 100 steps": "一次试验要保存多少个数 (10 步, 100 步)",
     "its own parameters": "自己的一份参数",
-    "a step at t = 100, at t = 900": "一步的开销 (t = 100, t = 900)",
+    "a step at t = 100, at t = 900": "一步的开销 (t = 100、t = 900)",
     "the same": "相同",
     "256 trials": "256 次试验",
     "longer trials have more blocks": "试验越长, 块数越多",
@@ -113,6 +113,8 @@ def in_chinese(table):
         text = PHRASE.sub(lambda match: WORDS[match[0]], text)
         text = re.sub(BESIDE_CHINESE.format(mark=","), "，", text)
         text = re.sub(BESIDE_CHINESE.format(mark=":"), "：", text)
+        # between the items of a list: "6.0 ms, 10.7 ms" (57,600 is one number)
+        text = re.sub(r"(?<=\d|s), (?=-?\d)", "、", text)
         text = text.replace(" (", "（").replace(")", "）")
         parts[i] = text
     return "".join(parts)

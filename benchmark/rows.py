@@ -184,8 +184,8 @@ SNAIL_MDP = (
         "eval_trials": 10_000,
     }
 )
-# A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. Most of
-# a meta-gradient is noise, for arms are alike: many tasks, and a small trust region.
+# A policy without memory: `episodes_per_task` episodes, one gradient step, then the others. A small
+# trust region, and many tasks. (200 would do: docs/maml_trpo.md, "Ablations".)
 MAML_BANDIT = {
     "env_id": "Bandit-v0",
     "num_iterations": 150,
@@ -971,7 +971,17 @@ ROWS = {
     "snail-mdp-10-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 10 episodes",
-        "arguments": MDP | MDP_FROM_REGRET | {"total_timesteps": 100_000_000},
+        "arguments": SNAIL_MDP
+        | {
+            "episodes_per_trial": 10,
+            "num_envs": 1200,
+            "sizes": (32, 16, 32, 32),
+            "total_timesteps": 60_000_000,
+            "gamma": 0.99,
+            "gae_lambda": 0.97,
+            "ent_coef": 0.07,
+            "eval_trials": 40_000,
+        },
         "seeds": SEEDS,
         "family": "tabular MDP, 10 episodes",
         "papers": BOTH_PAPERS,
@@ -980,14 +990,16 @@ ROWS = {
     "snail-mdp-25-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 25 episodes",
-        # A smaller network, and more steps.
+        # A smaller network, and more steps. A larger lambda, and so a smaller bonus.
         "arguments": SNAIL_MDP
         | {
             "episodes_per_trial": 25,
             "num_envs": 480,
             "sizes": (32, 16, 32, 32),
-            "total_timesteps": 40_000_000,
-            "gamma": 0.995,
+            "total_timesteps": 60_000_000,
+            "gamma": 0.998,
+            "gae_lambda": 0.99,
+            "ent_coef": 0.07,
         },
         "seeds": [1],
         "papers": BOTH_PAPERS,
