@@ -436,7 +436,7 @@ class Locomotion(TaskVectorEnv):
         xml = "ant.xml" if self.is_ant else "half_cheetah.xml"
         spec = mujoco.MjSpec.from_file(f"{gym.__path__[0]}/envs/mujoco/assets/{xml}")
         if self.is_ant:
-            # This sensor is not read. But only where one needs them MuJoCo computes contact forces.
+            # Nothing reads this sensor. But without one MuJoCo would not compute contact forces.
             spec.add_sensor(
                 type=mujoco.mjtSensor.mjSENS_FRAMELINACC,  # acceleration
                 objtype=mujoco.mjtObj.mjOBJ_BODY,

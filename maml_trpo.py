@@ -612,7 +612,7 @@ def train(args):
     )
     if args.resume:
         saved = read_checkpoint(args.resume)
-        # On these arguments the weights depend, and the moments of observations.
+        # The weights and the moments of observations depend on these arguments.
         names = "env_id env_kwargs hidden_size action_scale norm_obs"
         for name in names.split():
             old_value = saved["args"].get(name, False)  # older runs may lack norm_obs

@@ -144,8 +144,8 @@ class Args:
     """the part of training over which trials and discount grow"""
     learn_from_regret: bool = False
     """not in the paper: train with the negative of the regret in place of the reward. The regret is
-    V*(s) - Q*(s, a), what an action loses against the best one for those who know the task. It is
-    less noisy, but only few environments report it"""
+    V*(s) - Q*(s, a), the values of an agent that knows the task: what an action loses against the
+    best one. It is less noisy, but only few environments report it"""
     checkpoint_seconds: float = 60.0
     """seconds between checkpoints"""
     eval_trials: int = 40_000
