@@ -703,9 +703,9 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:  # only now: it, too, would make the folder
-                # purge_step: a resumed run replaces what was logged from this step on.
-                writer = SummaryWriter(run_dir, purge_step=global_step)
+            # Made only now: it, too, would make the folder. purge_step: a resumed run replaces what
+            # was logged from this step on.
+            writer = writer or SummaryWriter(run_dir, purge_step=global_step)
             # With several processes, returns and lengths are of this one's tasks.
             returns = [batch["return"].mean().item() for batch in batches]
             for i, mean_return in enumerate(returns):

@@ -162,15 +162,13 @@ def check_arguments(args):
     for name in names.split():
         if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
-    if (
-        max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1
-        or args.eval_trials < 2
-        or min(args.seed, args.eval_seed) < 0
-        or "num_envs" in args.env_kwargs
-    ):
+    for name in "gamma gae_lambda gamma_start".split():
+        if not 0 <= (getattr(args, name) or 0) <= 1:
+            raise UsageError(f"{name} must not exceed 1 or be below 0.")
+    if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0 or "num_envs" in args.env_kwargs:
         raise UsageError(
-            "gamma, gamma_start, gae_lambda must not exceed 1, eval_trials must be at least 2, "
-            "seeds at least 0; env_kwargs must not hold num_envs: say --num-envs."
+            "eval_trials must be at least 2, seeds at least 0; env_kwargs must not hold num_envs: "
+            "say --num-envs."
         )
 
 
@@ -253,11 +251,11 @@ class Agent(nn.Module):
                 nn.ReLU(),
             )
             features = 256
-        input_size = features + self.action_size + 2  # 2: reward and end of episode
 
         cell = nn.GRU if args.cell == "gru" else nn.LSTM
         size = args.hidden_size
-        self.trunk = cell(input_size, size)
+        # 2: reward and end of episode
+        self.trunk = cell(features + self.action_size + 2, size)
         nn.init.orthogonal_(self.trunk.weight_hh_l0)
         # The gate that keeps memory is the second one in both: z of the GRU's r, z, n, and f of the
         # LSTM's i, f, g, o. Let it start mostly open.
@@ -736,9 +734,9 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:  # only now: it, too, would make the folder
-                # purge_step: a resumed run replaces what was logged from this step on.
-                writer = SummaryWriter(run_dir, purge_step=global_step)
+            # Made only now: it, too, would make the folder. purge_step: a resumed run replaces what
+            # was logged from this step on.
+            writer = writer or SummaryWriter(run_dir, purge_step=global_step)
             # With several processes what is logged is of this one's trials.
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
             for i, episode_return in enumerate(episode_returns, 1):

@@ -170,15 +170,13 @@ def check_arguments(args):
     for name in names.split():
         if not np.min(getattr(args, name)) > 0:  # the least, where an argument is several numbers
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
-    if (
-        max(args.gamma, args.gae_lambda, args.gamma_start or 0) > 1
-        or args.eval_trials < 2
-        or min(args.seed, args.eval_seed) < 0
-        or "num_envs" in args.env_kwargs
-    ):
+    for name in "gamma gae_lambda gamma_start".split():
+        if not 0 <= (getattr(args, name) or 0) <= 1:
+            raise UsageError(f"{name} must not exceed 1 or be below 0.")
+    if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0 or "num_envs" in args.env_kwargs:
         raise UsageError(
-            "gamma, gamma_start, gae_lambda must not exceed 1, eval_trials must be at least 2, "
-            "seeds at least 0; env_kwargs must not hold num_envs: say --num-envs."
+            "eval_trials must be at least 2, seeds at least 0; env_kwargs must not hold num_envs: "
+            "say --num-envs."
         )
 
 
@@ -286,7 +284,7 @@ class CausalAttention(nn.Module):
         # Only the last query is used. There is no later step yet, so it needs no mask.
         # (is_causal would be wrong: to a single query it shows step 0 alone.)
         m = scaled_dot_product_attention(q[:, :, t:], k, v)  # [N, 1, 1, V]
-        return torch.cat([h, m[:, 0, 0]], dim=1)
+        return torch.column_stack([h, m[:, 0, 0]])
 
 
 class Agent(nn.Module):
@@ -325,10 +323,10 @@ class Agent(nn.Module):
                 nn.ReLU(),
             )
             features = 256
-        input_size = features + self.action_size + 2  # 2: reward and end of episode
 
         size, filters, key_size, value_size = args.sizes  # size: D, the features so far
-        self.embedding = nn.Linear(input_size, size)
+        # 2: reward and end of episode
+        self.embedding = nn.Linear(features + self.action_size + 2, size)
         # n dense blocks see 1 + (1 + 2 + ... + 2^(n-1)) = 2^n steps, as many as the next dilation.
         # So a TC block is complete when the next dilation is a whole trial or more.
         self.steps = args.episodes_per_trial * env.horizon  # of a trial, at most
@@ -833,9 +831,9 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            if not writer:  # only now: it, too, would make the folder
-                # purge_step: a resumed run replaces what was logged from this step on.
-                writer = SummaryWriter(run_dir, purge_step=global_step)
+            # Made only now: it, too, would make the folder. purge_step: a resumed run replaces what
+            # was logged from this step on.
+            writer = writer or SummaryWriter(run_dir, purge_step=global_step)
             # With several processes what is logged is of this one's trials.
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)
             for i, episode_return in enumerate(episode_returns, 1):

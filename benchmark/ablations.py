@@ -9,7 +9,6 @@ that the documentation speaks of are far larger.
 
 import contextlib
 import io
-import json
 import os
 import sys
 import tempfile
@@ -36,6 +35,7 @@ import maml_trpo  # noqa: E402
 import rl2_ppo  # noqa: E402
 import snail_ppo  # noqa: E402
 from benchmark import plot  # noqa: E402
+from benchmark.files import read_json, write_json  # noqa: E402
 from benchmark.rows import ROWS  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
@@ -431,7 +431,7 @@ SNAIL_ABLATIONS = {
         {
             "base: the published row, shortened": {},
             "attention reads nothing": attention_reads_nothing,
-            "constant --gamma 0.95": {"gamma_start": None},
+            "constant --gamma 0.99": {"gamma_start": None},
             "--learning-rate 2e-3": {"learning_rate": 2e-3},
         },
     ),
@@ -475,8 +475,7 @@ def run(module, settings, change):
 
 def read():
     """ablations.json: {script: {group: {entry: {"return": ..., ...}}}}."""
-    path = RESULTS / "ablations.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(RESULTS / "ablations.json")
 
 
 def main(only=""):
@@ -494,8 +493,7 @@ def main(only=""):
         print(f"{group}: {name}: {entry}", flush=True)
         results = read()  # again: another process may have added an entry meanwhile
         results.setdefault(module.ALGORITHM, {}).setdefault(group, {})[name] = entry
-        text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
-        (RESULTS / "ablations.json").write_text(text)
+        write_json(RESULTS / "ablations.json", results)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Each number is written as soon as it is there. Ctrl-C stops; the next call goes 
 """
 
 import argparse
-import json
 import sys
 from collections import deque
 from functools import cache, lru_cache
@@ -24,8 +23,10 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "benchmark"))
 
 import envs  # noqa: E402
+from files import read_json, write_json  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
 
@@ -135,9 +136,9 @@ def gittins_indices(num_pulls, grid=500):
     """Finite-horizon Gittins indices of a Bernoulli arm with a uniform prior.
 
     `index[left][position(wins, pulls)]` is that of an arm with `wins` in `pulls`, with `left` pulls
-    of the bandit to go. (Then no arm has more than num_pulls - left of them.) It is the constant
-    reward per pull at which these are worth the same: to have it for all pulls left, or to pull
-    once more at least and to take it from whenever that is better.
+    of the bandit to go. (Then no arm has more than num_pulls - left of them.) An index is a
+    constant reward. Who may have it in each of the pulls left finds it as good to take it at once
+    as to pull the arm first, at least once, and to change to it when that is better.
 
     W(lambda) is how much more the arm earns than the constant lambda, with optimal stopping:
 
@@ -154,6 +155,7 @@ def gittins_indices(num_pulls, grid=500):
         worth = np.zeros((total + 1, grid + 1), dtype=np.float32)  # W of [wins, lambda] at the end
         for pulls in reversed(range(total)):
             p = (np.arange(1, pulls + 2, dtype=np.float32) / (pulls + 2))[:, None]  # [wins, 1]
+            # p W(won) + (1 - p) W(lost) + p - lambda, where worth[1:] is W(won): one win more
             pull = worth[1:] - worth[:-1]
             pull *= p
             pull += worth[:-1]
@@ -593,8 +595,7 @@ def baseline(setting, name):
 
 def read():
     """baselines.json: {setting: {baseline: {"return_mean": ..., ...}}}."""
-    path = RESULTS / "baselines.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(RESULTS / "baselines.json")
 
 
 def write(results):
@@ -604,9 +605,7 @@ def write(results):
         if setting in results:
             names = [name for name in names_of(setting) if name in results[setting]]
             ordered[setting] = {name: results[setting][name] for name in names}
-    temporary = RESULTS / "baselines.tmp"
-    temporary.write_text(json.dumps(ordered, indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(RESULTS / "baselines.json")
+    write_json(RESULTS / "baselines.json", ordered)
 
 
 def main(words=None):
@@ -639,4 +638,7 @@ if __name__ == "__main__":
     except envs.UsageError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command without settings goes on.")
+        sys.exit(
+            "Stopped. The same command goes on: without settings with what is missing, with "
+            "settings from the first of them again."
+        )

@@ -52,8 +52,7 @@ WORDS = {
     "not trained yet": "尚未训练",
     # where it is used
     "a robot whose body or ground changes": "机体或地面会变的机器人",
-    "game levels never seen": "从未见过的游戏关卡",
-    "traffic never seen": "从未见过的交通",
+    "a room with a ball somewhere": "某处有一个球的房间",
     "before adaptation": "适应之前",
     "after one gradient step": "一步梯度更新之后",
     "first episode": "第一个回合",

@@ -10,7 +10,8 @@ For each episode of a trial, on average over held-out MDPs, results/exploration.
              more: with posterior means as if they were the MDP
     new      of the steps that take another action than this plan, the share whose action was never
              tried in its state
-    blind    this share, if such steps drew an action blindly from all that the plan does not take
+    blind    what `new` would be, if such a step drew its action at random from all but the planned
+             one
 
 Where `return` is near `planned`, the agent makes the best of what it knows. If it still earns less
 than the planner of baselines.py, then because it has tried less. Where `new` is near `blind`, it
@@ -18,7 +19,6 @@ does not know which actions it has never tried, or makes no use of it.
 """
 
 import importlib
-import json
 import sys
 from pathlib import Path
 
@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT / "benchmark"))
 
 import baselines  # noqa: E402
 import envs  # noqa: E402
+from files import read_json, write_json  # noqa: E402
 from rows import ROWS  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
@@ -46,9 +47,8 @@ def trial_of_agent(env, agent, script, num_episodes):
     return zip(*steps, strict=True)
 
 
-def trial_of_planner(env, setting, num_episodes):
-    """The same of the planner, with the bonus that suits the setting."""
-    bonus = baselines.read()[setting][PLANNER]["bonus"]
+def trial_of_planner(env, bonus, num_episodes):
+    """The same of the planner with this bonus."""
     obs, _ = env.reset(seed=0, options={"tasks": env.tasks})
     rng = np.random.default_rng(0)
     return baselines.mdp_trial(env, obs, num_episodes, rng, bonus)
@@ -101,37 +101,52 @@ def explored(env, trial):
 
 
 def published_agents():
-    """Of each published agent of RL^2 and SNAIL in MDPs: (name of its row, script, its score)."""
+    """Of each published agent of RL^2 and SNAIL in MDPs: (name of its row, script, its regret)."""
     for name, row in ROWS.items():
         is_mdp = row["arguments"].get("env_id") == "TabularMDP-v0"
         if is_mdp and row["script"] != "maml_trpo" and (RESULTS / name / "agent.json").exists():
-            seed = json.loads((RESULTS / name / "agent.json").read_text())["seed"]
-            path = RESULTS / name / f"seed-{seed}" / "eval.json"
-            if not path.exists():  # removed, to be trained again
-                continue
-            result = json.loads(path.read_text())
-            yield name, importlib.import_module(row["script"]), result["regret_mean"]
+            seed = read_json(RESULTS / name / "agent.json")["seed"]
+            result = read_json(RESULTS / name / f"seed-{seed}" / "eval.json")
+            if result:  # else removed, to be trained again
+                yield name, importlib.import_module(row["script"]), result["regret_mean"]
+
+
+def read():
+    """exploration.json: {setting: {PLANNER or name of a row: what `explored` gives, and more}}."""
+    return read_json(RESULTS / "exploration.json")
+
+
+def is_there(setting, who, key, value):
+    """Whether exploration.json has an entry, and it is of this bonus, or of this agent's regret."""
+    return read().get(setting, {}).get(who, {}).get(key) == value
+
+
+def add(setting, who, numbers):
+    """Adds an entry to exploration.json, or replaces it."""
+    results = read()
+    results.setdefault(setting, {})[who] = numbers
+    write_json(RESULTS / "exploration.json", results)
+    print(f"{setting}: {who}", flush=True)
 
 
 def main():
-    path = RESULTS / "exploration.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
     env = envs.make("TabularMDP-v0", NUM_TASKS)
     env.reset(options={"tasks": env.sample_tasks(NUM_TASKS, [1, 0])})  # held-out tasks
     for name, script, regret_mean in published_agents():
         setting = ROWS[name]["baselines"][0]
         agent = script.load(RESULTS / name / "agent.pt")
         num_episodes = agent.args.episodes_per_trial
-        found = results.setdefault(setting, {})
-        if PLANNER not in found:
-            found[PLANNER] = explored(env, trial_of_planner(env, setting, num_episodes))
-        # another agent may have been published since
-        if name not in found or found[name]["regret_mean"] != regret_mean:
+        bonus = baselines.read()[setting][PLANNER]["bonus"]
+        if not is_there(setting, PLANNER, "bonus", bonus):
+            trial = trial_of_planner(env, bonus, num_episodes)
+            add(setting, PLANNER, explored(env, trial) | {"bonus": bonus})
+        if not is_there(setting, name, "regret_mean", regret_mean):
             trial = trial_of_agent(env, agent, script, num_episodes)
-            found[name] = explored(env, trial) | {"regret_mean": regret_mean}
-        print(f"{setting}: {name}")
-        path.write_text(json.dumps(results, indent=1))
+            add(setting, name, explored(env, trial) | {"regret_mean": regret_mean})
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on with what is missing.")

@@ -186,7 +186,8 @@ def maps(env, tasks, parts):
     _, regret = envs.plan(tasks["transitions"], tasks["rewards"], env.horizon)
     rank = regret.argsort(axis=-1).argsort(axis=-1)  # [horizon, tasks, S, A], 0 is the best action
     time = np.concatenate([np.arange(len(part["obs"])) for part in parts.values()])[:, None]
-    ranks = range(env.num_actions)
+    ranks = list(range(env.num_actions))
+    places = list(range(1, env.num_actions + 1))
     for i, rewards in enumerate(tasks["rewards"]):
         highest = rewards.max(axis=1)  # [S]
         order = np.argsort(-highest)
@@ -195,7 +196,7 @@ def maps(env, tasks, parts):
         taken = fractions(rank[time, i, obs[:, i], action[:, i]], ranks)
         task_maps = [
             ("state, by its highest mean reward", labels, visited),
-            ("action taken, 1 is the best in its state", [rank + 1 for rank in ranks], taken),
+            ("action taken, 1 is the best in its state", places, taken),
         ]
         result.append(task_maps)
     return result

@@ -39,6 +39,7 @@ import baselines  # noqa: E402
 import envs  # noqa: E402
 import plot  # noqa: E402
 from envs import UsageError  # noqa: E402
+from files import read_json, write_json  # noqa: E402
 from rl2_ppo import HAS_BFLOAT16  # noqa: E402
 from rows import ROWS  # noqa: E402
 
@@ -99,7 +100,14 @@ def settings(name, args):
 
 def is_current(name, seed, path):
     """Whether an args.json holds the arguments that rows.py has today."""
-    args = json.loads(path.read_text())
+    try:
+        args = read_json(path)
+    except json.JSONDecodeError:
+        script = ROWS[name]["script"]
+        raise UsageError(
+            f"{path} is damaged. If no training is writing it just now, run {script}.py --resume "
+            "on the checkpoint beside it: that writes it again."
+        ) from None
     return settings(name, args) == settings(name, arguments(name, seed))
 
 
@@ -334,7 +342,7 @@ def machine():
 
 def write_machine(run):
     """Writes `machine` into a run's folder."""
-    (run / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
+    write_json(run / "machine.json", machine())
 
 
 # --------------------------------------------------------------------------------------- collecting
@@ -394,7 +402,9 @@ def shrink(source, target):
         for key, tensor in agent.items():
             if key.startswith(rounded):
                 agent[key] = tensor.bfloat16()
-    torch.save({key: saved[key] for key in ("algorithm", "args", "agent")}, target)
+    temporary = target.with_suffix(".tmp")
+    torch.save({key: saved[key] for key in ("algorithm", "args", "agent")}, temporary)
+    temporary.replace(target)  # as `write_json`: the former agent, or the whole new one
 
 
 def maze_steps(script, checkpoint, num_mazes=1000):
@@ -406,9 +416,9 @@ def maze_steps(script, checkpoint, num_mazes=1000):
     agent = script.load(checkpoint)
     episodes = agent.args.episodes_per_trial
     result = {}
-    room = getattr(agent, "steps", np.inf)  # in SNAIL's memory; RL^2's has no limit
+    memory_steps = getattr(agent, "steps", np.inf)  # of SNAIL; RL^2's memory has no limit
     for setting, (size, horizon) in baselines.MAZES.items():
-        if room < episodes * horizon:
+        if memory_steps < episodes * horizon:
             continue
         env = envs.make("VisualMaze-v0", 50, size=size, horizon=horizon)
         tasks = env.sample_tasks(num_mazes, [1, agent.args.eval_seed])
@@ -459,12 +469,12 @@ def collect(name, seed):
     remove_former(name, seed)
     target = results_folder(name, seed)
     target.mkdir(parents=True)
-    (target / "args.json").write_text(json.dumps(args, indent=2) + "\n")
+    write_json(target / "args.json", args)
     (target / "command.txt").write_text(command(script, args) + "\n")
     with open(target / "curve.csv", "w", newline="") as file:
         csv.writer(file).writerows([head, *lines])
     if mazes is not None:
-        (target / "mazes.json").write_text(json.dumps(mazes, indent=2, ensure_ascii=False) + "\n")
+        write_json(target / "mazes.json", mazes)
     shutil.copy(run / "machine.json", target)
     shutil.copy(run / "eval.json", target)  # the last one: a row with it is a whole one
 
@@ -490,21 +500,19 @@ def publish_agent(name):
     is_finished = run is not None and (run / "eval.json").exists()
     if is_finished and (run / "eval.json").read_bytes() == published:
         shrink(run / "checkpoint.pt", RESULTS / name / "agent.pt")
-        (RESULTS / name / "agent.json").write_text(json.dumps({"seed": seed}) + "\n")
+        write_json(RESULTS / name / "agent.json", {"seed": seed})
     else:
         print(f"{name}: agent.pt is not of the median seed {seed}, whose run is not here.")
 
 
 def read_agent_seed(name):
     """The seed of a row's agent.pt; None where there is none."""
-    path = RESULTS / name / "agent.json"
-    return json.loads(path.read_text())["seed"] if path.exists() else None
+    return read_json(RESULTS / name / "agent.json").get("seed")
 
 
 def random_returns():
     """random.json: {row: its environment, and an episode's mean return with random actions}."""
-    path = RESULTS / "random.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(RESULTS / "random.json")
 
 
 def add_random_return(name):
@@ -525,8 +533,7 @@ def add_random_return(name):
     env_kwargs.pop("vectorization_mode", None)  # else each task were a process of its own
     measured = baselines.random_return(args["env_id"], env_kwargs, num_tasks)
     returns[name] = environment | measured
-    text = json.dumps(dict(sorted(returns.items())), indent=2) + "\n"
-    (RESULTS / "random.json").write_text(text)
+    write_json(RESULTS / "random.json", dict(sorted(returns.items())))
 
 
 def import_example(name):
@@ -702,10 +709,7 @@ def check(name):
     if not (folder / "eval.json").exists():
         raise UsageError(f"{name}: {folder} has no results: python benchmark/run.py {name}")
     published = json.loads((folder / "eval.json").read_text())
-    machine_path = folder / "machine.json"
-    is_same_machine = False
-    if machine_path.exists():
-        is_same_machine = json.loads(machine_path.read_text()) == machine()
+    is_same_machine = read_json(folder / "machine.json") == machine()
     is_equal = True
     largest = 0.0
     for entry, samples in evaluate(name).items():
@@ -727,6 +731,22 @@ def check(name):
     verdict = "agrees" if is_right else "DOES NOT AGREE"
     print(f"{name}, seed {seed}: {verdict} ({same}; {where})", flush=True)
     return is_right
+
+
+def check_all(names):
+    """Checks these rows, and then says which of them do not agree or cannot be evaluated."""
+    wrong = []
+    for name in names:
+        try:
+            if not check(name):
+                wrong.append(name)
+        except Exception as error:  # of any kind: a package is missing, weights do not fit
+            print(f"{name}: cannot be evaluated: {error}", flush=True)
+            wrong.append(name)
+    if wrong:
+        raise UsageError(
+            f"These rows' agents do not give the published numbers, see above: {', '.join(wrong)}."
+        )
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -758,9 +778,7 @@ def main(words=None):
     elif args.check:
         if not args.names:
             names = [name for name in names if is_published(name)]
-        wrong = [name for name in names if not check(name)]
-        if wrong:
-            raise UsageError(f"These agents do not give the published numbers: {', '.join(wrong)}.")
+        check_all(names)
     elif args.jobs > 1:
         runs = missing_runs(names, args.seeds, bool(args.names))
         bring_up_to_date_side_by_side(runs, args.jobs)
@@ -787,4 +805,4 @@ if __name__ == "__main__":
     except UsageError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on from the last checkpoint.")
+        sys.exit("Stopped. A training goes on from its last checkpoint with the same command.")

@@ -37,6 +37,7 @@ import envs  # noqa: E402
 import maml_trpo  # noqa: E402
 import rl2_ppo  # noqa: E402
 import snail_ppo  # noqa: E402
+from benchmark.files import read_json, write_json  # noqa: E402
 
 RESULTS = ROOT / "benchmark" / "results"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -85,8 +86,8 @@ def now(device):
 def ppo(module, iterations=2, device="cpu", **settings):
     """Steps per second of rollout and update together, and the rollout's share of the time.
 
-    Beside them, on the processor, the share of RL^2's recurrent kernel in an iteration, or that of
-    concatenating features in the loss of SNAIL.
+    Beside them, on the processor: what share of the time RL^2's recurrent kernel takes in updates.
+    Of SNAIL it is the share of concatenating features in a loss and its gradient.
     """
     args = module.Args(**settings)
     env = envs.make(args.env_id, args.num_envs)
@@ -454,16 +455,14 @@ def main(only=""):
         machine["gpu"] = torch.cuda.get_device_name()
         path = RESULTS / f"speed_{machine['gpu'].replace(' ', '_')}.json"
         all_jobs = JOBS | GPU_JOBS
-    measured = {}
-    if path.exists():
-        measured = json.loads(path.read_text())
-        if {name: measured.get(name) for name in machine} != machine:
-            if only:
-                sys.exit(
-                    f"error: {path.name} is of {measured['cores']} cores, torch "
-                    f"{measured['torch']}: run all of it again."
-                )
-            measured = {}  # another machine's are not mixed with this one's
+    measured = read_json(path)
+    if measured and {name: measured.get(name) for name in machine} != machine:
+        if only:
+            sys.exit(
+                f"error: {path.name} is of {measured['cores']} cores, torch "
+                f"{measured['torch']}: run all of it again."
+            )
+        measured = {}  # another machine's are not mixed with this one's
     chosen = [name for name in all_jobs if only in name]
     if not chosen:
         sys.exit(f"error: no job has {only!r} in its name. They are {', '.join(all_jobs)}.")
@@ -471,7 +470,7 @@ def main(only=""):
         measured[name] = all_jobs[name]()
         print(f"{name}: {measured[name]}", flush=True)
         jobs = {other: measured[other] for other in all_jobs if other in measured}
-        path.write_text(json.dumps(machine | jobs, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, machine | jobs)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -106,6 +107,29 @@ def test_every_ablation_runs(entry):
     assert all(map(math.isfinite, logged.values()))
     if change is not nullcontext:
         assert logged != base_losses(module, group)  # the change reaches what is trained
+
+
+def words_of(name):
+    """The flags and their values in an ablation's name, in words, until a bracket or comma."""
+    words = re.split(r"[(,]", name.split(": ")[-1])[0].split()
+    return [word for word in words if word not in ("constant", "base")]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=entry_id)
+def test_a_name_says_what_is_done(entry):
+    """Each flag of a name has the value that it names; "(the default)" is the default."""
+    module, _, name, settings, _ = entry
+    words = words_of(name)
+    if not any(word.startswith("--") for word in words) or words[0] in ("without", "the"):
+        return
+    args = vars(module.Args(**settings))
+    said = vars(tyro.cli(module.Args, args=words, default=module.Args(**settings)))
+    assert said == args
+    if "(the default)" in name:
+        defaults = vars(module.Args())
+        for word in words[::2]:
+            flag = word.removeprefix("--").replace("-", "_")
+            assert args[flag] == defaults[flag]
 
 
 def test_ablations_leave_the_scripts_as_they_were():

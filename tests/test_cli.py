@@ -276,6 +276,8 @@ ALL = [
     ("--env-kwargs observe_task false", "observe_task must be True or False, got 'false'"),
     ("--env-id TabularMDP-v0 --env-kwargs horizon 0", "horizon must be a positive whole number"),
     ("--gamma 1.1", "must not exceed 1"),
+    ("--gamma -0.5", "gamma must not exceed 1 or be below 0"),
+    ("--gae-lambda nan", "gae_lambda must not exceed 1 or be below 0"),
     ("--action-scale nan", "action_scale must be above 0, got nan"),
     ("--seed -1", "at least 0"),
     ("--eval-trials 1", "eval_trials must be at least 2"),

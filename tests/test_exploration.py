@@ -1,6 +1,7 @@
 """What agents explore in MDPs, recomputed step by step, and the published numbers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,14 +153,20 @@ def test_published_numbers_are_of_the_published_agents():
         for number, tolerance in TOLERANCES.items():
             assert again[number] == pytest.approx(entry[number][:3], abs=tolerance)
     assert len(names) >= 5
+    written = [who for entries in results.values() for who in entries if who in ROWS]
+    assert sorted(written) == sorted(names)
 
 
 def test_published_numbers_of_the_planner_are_what_it_does():
     setting = "MDP, 10 episodes"
-    entry = json.loads(PATH.read_text())[setting][exploration.PLANNER]
+    results = json.loads(PATH.read_text())
+    for name, entries in results.items():
+        bonus = baselines.read()[name][exploration.PLANNER]["bonus"]
+        assert entries[exploration.PLANNER]["bonus"] == bonus, "run benchmark/exploration.py again"
+    entry = results[setting][exploration.PLANNER]
     env = envs.make("TabularMDP-v0", exploration.NUM_TASKS)
     env.reset(options={"tasks": env.sample_tasks(exploration.NUM_TASKS, [1, 0])})
-    again = exploration.explored(env, exploration.trial_of_planner(env, setting, 3))
+    again = exploration.explored(env, exploration.trial_of_planner(env, entry["bonus"], 3))
     for number, tolerance in TOLERANCES.items():
         assert again[number] == pytest.approx(entry[number][:3], abs=tolerance)
 
@@ -182,3 +189,32 @@ def test_an_agent_whose_results_were_removed_is_left_out(tmp_path, monkeypatch):
     assert list(exploration.published_agents()) == []
     (folder / "seed-1" / "eval.json").write_text('{"regret_mean": 2.5}')
     assert list(exploration.published_agents()) == [("mdp-25-episodes", rl2_ppo, 2.5)]
+
+
+def test_what_another_process_has_added_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exploration, "RESULTS", tmp_path)
+    agents = [("mdp-25-episodes", None, 2.5)]
+    monkeypatch.setattr(exploration, "published_agents", lambda: agents)
+    bonus = {"MDP, 25 episodes": {exploration.PLANNER: {"bonus": 0.5}}}
+    monkeypatch.setattr(exploration.baselines, "read", lambda: bonus)
+    exploration.add("MDP, 25 episodes", exploration.PLANNER, {"bonus": 0.5})
+
+    class Script:
+        @staticmethod
+        def load(path):
+            exploration.add("another setting", "another", {"tried": [1.0]})  # meanwhile
+            return SimpleNamespace(args=SimpleNamespace(episodes_per_trial=25))
+
+    monkeypatch.setattr(exploration, "trial_of_agent", lambda *arguments: None)
+    monkeypatch.setattr(exploration, "explored", lambda *arguments: {"tried": [0.5]})
+    agents[0] = ("mdp-25-episodes", Script, 2.5)
+    for _ in range(2):  # the second time nothing is left to do
+        exploration.main()
+        assert exploration.read() == {
+            "MDP, 25 episodes": {
+                exploration.PLANNER: {"bonus": 0.5},
+                "mdp-25-episodes": {"tried": [0.5], "regret_mean": 2.5},
+            },
+            "another setting": {"another": {"tried": [1.0]}},
+        }
+    assert capsys.readouterr().out.count("mdp-25-episodes") == 1
