@@ -1491,7 +1491,7 @@ def test_an_environment_may_reuse_its_arrays(module):
         ("update_epochs", 0, "update_epochs must be above 0"),
         ("ramp_fraction", 0, "ramp_fraction must be above 0"),
         ("gae_lambda", 1.1, "gae_lambda must not exceed 1"),
-        ("gamma_start", 1.1, "gamma_start, gae_lambda must not exceed 1"),
+        ("gamma_start", 1.1, "gamma_start must not exceed 1 or be below 0"),
         ("eval_trials", 1, "eval_trials must be at least 2"),
         ("eval_seed", -1, "seeds at least 0"),
     ],
