@@ -145,7 +145,7 @@ def check_arguments(args):
     for name in names.split():
         if not getattr(args, name) > 0:
             raise UsageError(f"{name} must be above 0, got {getattr(args, name)}.")
-    for name in ("gamma", "gae_lambda", "fisher_fraction"):
+    for name in "gamma gae_lambda fisher_fraction".split():
         if not 0 <= getattr(args, name) <= 1:
             raise UsageError(f"{name} must not exceed 1 or be below 0.")
     if (
@@ -703,8 +703,8 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            # Made only now: it, too, would make the folder. purge_step: a resumed run replaces what
-            # was logged from this step on.
+            # The writer is made only now, for it would make the folder, too. purge_step: a resumed
+            # run replaces what was logged from this step on.
             writer = writer or SummaryWriter(run_dir, purge_step=global_step)
             # With several processes, returns and lengths are of this one's tasks.
             returns = [batch["return"].mean().item() for batch in batches]

@@ -254,7 +254,7 @@ class Agent(nn.Module):
 
         cell = nn.GRU if args.cell == "gru" else nn.LSTM
         size = args.hidden_size
-        # 2: reward and end of episode
+        # The input also has the previous action, reward and end of episode: these two are the 2.
         self.trunk = cell(features + self.action_size + 2, size)
         nn.init.orthogonal_(self.trunk.weight_hh_l0)
         # The gate that keeps memory is the second one in both: z of the GRU's r, z, n, and f of the
@@ -734,8 +734,8 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            # Made only now: it, too, would make the folder. purge_step: a resumed run replaces what
-            # was logged from this step on.
+            # The writer is made only now, for it would make the folder, too. purge_step: a resumed
+            # run replaces what was logged from this step on.
             writer = writer or SummaryWriter(run_dir, purge_step=global_step)
             # With several processes what is logged is of this one's trials.
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)

@@ -325,7 +325,7 @@ class Agent(nn.Module):
             features = 256
 
         size, filters, key_size, value_size = args.sizes  # size: D, the features so far
-        # 2: reward and end of episode
+        # The input also has the previous action, reward and end of episode: these two are the 2.
         self.embedding = nn.Linear(features + self.action_size + 2, size)
         # n dense blocks see 1 + (1 + 2 + ... + 2^(n-1)) = 2^n steps, as many as the next dilation.
         # So a TC block is complete when the next dilation is a whole trial or more.
@@ -831,8 +831,8 @@ def train(args):
             if time.time() - last_save > args.checkpoint_seconds:
                 last_save = time.time()
                 save_checkpoint()
-            # Made only now: it, too, would make the folder. purge_step: a resumed run replaces what
-            # was logged from this step on.
+            # The writer is made only now, for it would make the folder, too. purge_step: a resumed
+            # run replaces what was logged from this step on.
             writer = writer or SummaryWriter(run_dir, purge_step=global_step)
             # With several processes what is logged is of this one's trials.
             episode_returns = sum_by_episode(data, "reward", episodes).mean(0)

@@ -660,8 +660,8 @@ def levels():
         f"steps to the ball on average, and then {steps[1]:.1f}. (MiniGrid pays 1 - 0.9 steps / "
         "64, and nothing if the ball is not found in 64 steps. So a room where it is not found "
         f"counts as {64 / 0.9:.0f} steps.) It remembers where the ball was. "
-        "(There are only some 4,600 different rooms of this kind, and training has met nearly all "
-        "of them. So this shows memory within a trial, not that new rooms are solved.) "
+        "(There are only 4,560 different rooms of this kind, and training has met nearly all of "
+        "them. So this shows memory within a trial, not that new rooms are solved.) "
         f"[Curve and network](../benchmark/results/{name}); {minutes(results)} minutes, "
         f"{seeds_in_words(results)}."
     )
