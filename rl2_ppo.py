@@ -167,8 +167,7 @@ def check_arguments(args):
             raise UsageError(f"{name} must not exceed 1 or be below 0.")
     if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0 or "num_envs" in args.env_kwargs:
         raise UsageError(
-            "eval_trials must be at least 2, seeds at least 0; env_kwargs must not hold num_envs: "
-            "say --num-envs."
+            "eval_trials must be at least 2, seeds at least 0, and num_envs be given as --num-envs."
         )
 
 
@@ -266,9 +265,9 @@ class Agent(nn.Module):
         self.policy = nn.Linear(size, self.action_size)
         self.value = nn.Linear(size, 1)
         # The policy's first weights are small: at first it hardly depends on what it sees.
-        for head, gain in ((self.policy, 0.01), (self.value, 1.0)):
-            nn.init.orthogonal_(head.weight, gain)
-            nn.init.zeros_(head.bias)
+        for layer, gain in ((self.policy, 0.01), (self.value, 1.0)):
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.zeros_(layer.bias)
         if not self.has_discrete_actions:
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
             # Limits [2, action], to which the environment clips: -1 and 1 where an action has two
@@ -451,7 +450,7 @@ def ppo_loss(agent, batch, args, ent_coef):
     advantage = batch["advantage"]
     if args.norm_adv:
         advantage = advantage - mean(advantage)
-        advantage = advantage / (mean(advantage**2).sqrt() + 1e-8)
+        advantage /= mean(advantage**2).sqrt() + 1e-8
 
     # log rho [T, B]. It is 0 after the trials' ends. There nothing keeps it small: exp could give
     # inf, and `mean` would compute inf * 0, which is nan.

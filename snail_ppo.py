@@ -175,8 +175,7 @@ def check_arguments(args):
             raise UsageError(f"{name} must not exceed 1 or be below 0.")
     if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0 or "num_envs" in args.env_kwargs:
         raise UsageError(
-            "eval_trials must be at least 2, seeds at least 0; env_kwargs must not hold num_envs: "
-            "say --num-envs."
+            "eval_trials must be at least 2, seeds at least 0, and num_envs be given as --num-envs."
         )
 
 
@@ -247,8 +246,8 @@ class DenseBlock(nn.Module):
         gates = self.now(h)  # [g_t, g'_t]
         # the last T' steps (not [-T':], which would be all of them where T' is 0)
         gates[len(h) - len(past) :] += self.before(past)
-        g, gate = gates.chunk(2, dim=2)
-        return torch.cat([h, g.tanh() * gate.sigmoid()], dim=2)
+        g, gate = gates.chunk(2, -1)
+        return torch.cat([h, g.tanh() * gate.sigmoid()], -1)
 
 
 class CausalAttention(nn.Module):
@@ -268,9 +267,9 @@ class CausalAttention(nn.Module):
         """Whole trials: h [T, N, C] to [T, N, C + V]."""
         # [N, 1, T, K + K + V]: one head, an axis that torch's fast kernels ask for
         qkv = self.linear(h).transpose(0, 1)[:, None]
-        q, k, v = qkv.tensor_split(self.ends, dim=3)
+        q, k, v = qkv.tensor_split(self.ends, -1)
         m = scaled_dot_product_attention(q, k, v, is_causal=True)  # [N, 1, T, V]
-        return torch.cat([h, m[:, 0].transpose(0, 1)], dim=2)
+        return torch.cat([h, m[:, 0].transpose(0, 1)], -1)
 
     def step(self, h, qkv, t):
         """Step t: h [N, C] to [N, C + V].
@@ -280,7 +279,7 @@ class CausalAttention(nn.Module):
         step reads it.)
         """
         qkv[:, 0, t] = self.linear(h)
-        q, k, v = qkv[:, :, : t + 1].tensor_split(self.ends, dim=3)
+        q, k, v = qkv[:, :, : t + 1].tensor_split(self.ends, -1)
         # Only the last query is used. There is no later step yet, so it needs no mask.
         # (is_causal would be wrong: to a single query it shows step 0 alone.)
         m = scaled_dot_product_attention(q[:, :, t:], k, v)  # [N, 1, 1, V]
@@ -344,10 +343,11 @@ class Agent(nn.Module):
         # `value` is a tensor of numbers, see `heads`.
         self.policy = nn.Linear(size, self.action_size)
         self.value = nn.Linear(size, 1)
-        # The policy's first weights are small: at first it hardly depends on what it sees.
-        for head, gain in ((self.policy, 0.01), (self.value, 1.0)):
-            nn.init.orthogonal_(head.weight, gain)
-            nn.init.zeros_(head.bias)
+        # The policy's first weights are small: at first it hardly depends on what it sees. So are
+        # those of attention. With large ones, networks for long trials learn badly.
+        for layer, gain in ((self.policy, 0.01), (self.value, 1.0), (self.attention.linear, 0.1)):
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.zeros_(layer.bias)
         if not self.has_discrete_actions:
             self.log_std = nn.Parameter(torch.zeros(self.action_size))
             # Limits [2, action], to which the environment clips: -1 and 1 where an action has two
@@ -548,7 +548,7 @@ def ppo_loss(agent, batch, args, ent_coef):
     advantage = batch["advantage"]
     if args.norm_adv:
         advantage = advantage - mean(advantage)
-        advantage = advantage / (mean(advantage**2).sqrt() + 1e-8)
+        advantage /= mean(advantage**2).sqrt() + 1e-8
 
     # log rho [T, B]. It is 0 after the trials' ends. There nothing keeps it small: exp could give
     # inf, and `mean` would compute inf * 0, which is nan.

@@ -245,6 +245,8 @@ def test_input_is_observation_previous_action_reward_and_done(module, name):
         obs, reward, terminated, truncated, _ = env.step(action)
         np.testing.assert_allclose(data["reward"][t].numpy(), reward, atol=1e-6)
         done = terminated | truncated
+        if not agent.has_discrete_actions:
+            action = action.clip(-1, 1)  # as the environment carried it out
         taken = one_hot(env.single_action_space, action)
         previous = np.column_stack([taken, reward, done])
 
@@ -1471,6 +1473,11 @@ def test_first_weights_and_the_optimizer(module, in_tmp):
     # orthogonal rows of length 0.01
     rows = agent.policy.weight
     torch.testing.assert_close(rows @ rows.T, 1e-4 * torch.eye(5))
+    if module is snail_ppo:
+        # of length 0.1, those of 32 queries, 32 keys and 32 values
+        rows = agent.attention.linear.weight
+        torch.testing.assert_close(rows @ rows.T, 0.01 * torch.eye(96))
+        assert (agent.attention.linear.bias == 0).all()
     _, run = train_tiny(module, total_timesteps=1)
     assert read(run / "checkpoint.pt")["optimizer"]["param_groups"][0]["eps"] == 1e-5
 
