@@ -564,7 +564,7 @@ class KeepTask(gym.Wrapper):
         with self._naming_the_task():
             obs, *results, info = self.env.step(action)
             # reward, terminated, truncated
-            results = [np.asarray(result, dtype=float).item() for result in results]
+            results = [float(np.asarray(result).item()) for result in results]
             regret = info.get("regret")
         info = {"regret": float(regret)} if isinstance(regret, Real) else {}
         return obs, *results, info
@@ -601,8 +601,8 @@ class BatchedTasks(TaskVectorEnv):
         arguments_fit = levels in (True, False) and vectorization_mode in ("sync", "async")
         if not horizon or not has_tasks or not arguments_fit:
             raise UsageError(
-                f"{env_id} needs a max_episode_steps, and sample_task(rng) or --env-kwargs levels "
-                "True; vectorization_mode is sync or async."
+                f"{env_id} needs a max_episode_steps (it is {horizon}), and sample_task(rng) or "
+                f"levels True (it is {levels}); vectorization_mode is sync or async."
             )
         if levels:
             # The first observations of the seeds 0, 0, 1, 2, ... 9. The two of 0 have to agree,
@@ -614,7 +614,7 @@ class BatchedTasks(TaskVectorEnv):
             if first[0] != first[1] or len(set(first)) == 1:
                 raise UsageError(
                     f"levels: of {env_id} the same seed must give the same first observation, and "
-                    "some of the seeds 0 to 9 another one."
+                    f"seeds 0 to 9 several. They gave {len(set(first))}, 0 {len(set(first[:2]))}."
                 )
         super().__init__(num_envs, horizon, example.observation_space, example.action_space)
         self._envs = gym.make_vec(
@@ -805,9 +805,9 @@ def make(env_id, /, num_envs=1, **kwargs):
         )
         if is_bad_argument or is_missing or isinstance(error, gym.error.Error):
             raise UsageError(
-                f"Cannot make {env_id!r} with {kwargs}: {error} Use {', '.join(ENVIRONMENTS)} or "
+                f"Cannot make {env_id!r} with {kwargs}: {error} (Known: {', '.join(ENVIRONMENTS)}; "
                 # at the end the module that was found, with its file: perhaps another one
-                f"your module:id. {sys.modules.get(module, '')}"
+                f"your own is module:id, without .py. {sys.modules.get(module, '')})"
             ) from None
         error.add_note(f"{env_id} was made with {kwargs}.")
         raise

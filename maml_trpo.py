@@ -673,7 +673,8 @@ def train(args):
             (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
         except Exception as error:  # no right to write there, or args that cannot be stored
             raise UsageError(
-                f"Cannot write {checkpoint_path}: {error}. Are arguments plain numbers and texts?"
+                f"Cannot write {checkpoint_path}: {error}. Is the disk full? Are arguments plain "
+                "numbers and texts?"
             ) from None
 
     try:

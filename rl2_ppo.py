@@ -599,7 +599,7 @@ def train(args):
         args.num_envs = min(4000, 400_000 // steps)
     if args.num_minibatches * world_size > args.num_envs:
         raise UsageError(
-            f"num_envs must be at least num_minibatches times processes, but is {args.num_envs}."
+            f"num_envs, {args.num_envs}, must be at least num_minibatches times processes."
         )
     agent = Agent(env, args).to(device)
     # A batch takes about as much memory (of the CPU) as this array. To ask for it costs nothing, as
@@ -678,7 +678,8 @@ def train(args):
             (run_dir / "args.json").write_text(json.dumps(vars(args), indent=2))
         except Exception as error:  # no right to write there, or args that cannot be stored
             raise UsageError(
-                f"Cannot write {checkpoint_path}: {error}. Are arguments plain numbers and texts?"
+                f"Cannot write {checkpoint_path}: {error}. Is the disk full? Are arguments plain "
+                "numbers and texts?"
             ) from None
 
     try:

@@ -1019,3 +1019,31 @@ def test_greedy_actions_earn_about_as_much(monkeypatch, capsys):
     assert drawn != greedy
     for mean in (drawn, greedy):
         assert mean == pytest.approx(6.65, abs=0.15)
+
+
+def test_an_agent_acts_in_a_loop_of_its_user(in_tmp, monkeypatch, capsys):
+    (in_tmp / "long_pole.py").write_text(program("An ordinary environment"))
+    monkeypatch.delitem(sys.modules, "long_pole", raising=False)
+    rl2_ppo.train(args_of("rl2_ppo", env_id="long_pole:LongPole-v0", **length("rl2_ppo", 1)))
+    dones = []
+    act = rl2_ppo.Agent.act
+
+    def noted(agent, obs, action, reward, done, state):
+        dones.append(done.item())
+        assert reward.item() == (state is not None)  # a standing pole pays 1
+        return act(agent, obs, action, reward, done, state)
+
+    monkeypatch.setattr(rl2_ppo.Agent, "act", noted)
+    capsys.readouterr()
+    code = program("Act in your own loop")
+    exec(code, {})
+    first, second = re.findall(r"episode \d: (\d+) steps", capsys.readouterr().out)
+    # one step has seen the end of an episode: the second one's first
+    assert dones == [0] * int(first) + [1] + [0] * (int(second) - 1)
+    # continuous actions of -1 and 1 are the ends of a range
+    page = (ROOT / "docs" / "environments.md").read_text()
+    names = {}
+    exec("def onto_range" + page.split("def onto_range")[1].split("```")[0], names)
+    space = gym.spaces.Box(np.float32([0, 10]), np.float32([2, 20]))
+    ends = [names["onto_range"](torch.tensor([end, end]), space) for end in (-1.0, 1.0)]
+    np.testing.assert_array_equal(ends, [space.low, space.high])
