@@ -1022,7 +1022,13 @@ ROWS = {
     "snail-mdp-75-episodes": {
         "script": "snail_ppo",
         "title": "MDP, 75 episodes",
-        "arguments": SNAIL_MDP | {"episodes_per_trial": 75, "num_envs": 160, "ent_coef": 0.15},
+        "arguments": SNAIL_MDP
+        | {
+            "episodes_per_trial": 75,
+            "num_envs": 160,
+            "sizes": (32, 16, 32, 32),
+            "ent_coef": 0.15,
+        },
         "seeds": [1],
         "papers": BOTH_PAPERS,
         "baselines": ["MDP, 75 episodes", *MDP_PLANS],
