@@ -563,7 +563,8 @@ class KeepTask(gym.Wrapper):
     def step(self, action):
         with self._naming_the_task():
             obs, *results, info = self.env.step(action)
-            # reward, terminated, truncated
+            # reward, terminated, truncated. (float refuses None. With dtype=float numpy would make
+            # nan of it, and a flag that is nan counts as true.)
             results = [float(np.asarray(result).item()) for result in results]
             regret = info.get("regret")
         info = {"regret": float(regret)} if isinstance(regret, Real) else {}
@@ -602,7 +603,8 @@ class BatchedTasks(TaskVectorEnv):
         if not horizon or not has_tasks or not arguments_fit:
             raise UsageError(
                 f"{env_id} needs a max_episode_steps (it is {horizon}), and sample_task(rng) or "
-                f"levels True (it is {levels}); vectorization_mode is sync or async."
+                f"--env-kwargs levels True (it is {levels!r}); vectorization_mode sync or async "
+                f"(it is {vectorization_mode!r})."
             )
         if levels:
             # The first observations of the seeds 0, 0, 1, 2, ... 9. The two of 0 have to agree,
@@ -614,7 +616,8 @@ class BatchedTasks(TaskVectorEnv):
             if first[0] != first[1] or len(set(first)) == 1:
                 raise UsageError(
                     f"levels: of {env_id} the same seed must give the same first observation, and "
-                    f"seeds 0 to 9 several. They gave {len(set(first))}, 0 {len(set(first[:2]))}."
+                    f"seeds 0 to 9 several. Seed 0 gave {len(set(first[:2]))} in two resets, seeds "
+                    f"0 to 9 gave {len(set(first))} in all."
                 )
         super().__init__(num_envs, horizon, example.observation_space, example.action_space)
         self._envs = gym.make_vec(

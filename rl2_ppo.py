@@ -167,7 +167,7 @@ def check_arguments(args):
             raise UsageError(f"{name} must not exceed 1 or be below 0.")
     if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0 or "num_envs" in args.env_kwargs:
         raise UsageError(
-            "eval_trials must be at least 2, seeds at least 0, and num_envs be given as --num-envs."
+            "eval_trials must be at least 2, seeds at least 0; env_kwargs must not hold num_envs."
         )
 
 

@@ -175,7 +175,7 @@ def check_arguments(args):
             raise UsageError(f"{name} must not exceed 1 or be below 0.")
     if args.eval_trials < 2 or min(args.seed, args.eval_seed) < 0 or "num_envs" in args.env_kwargs:
         raise UsageError(
-            "eval_trials must be at least 2, seeds at least 0, and num_envs be given as --num-envs."
+            "eval_trials must be at least 2, seeds at least 0; env_kwargs must not hold num_envs."
         )
 
 
@@ -246,7 +246,7 @@ class DenseBlock(nn.Module):
         gates = self.now(h)  # [g_t, g'_t]
         # the last T' steps (not [-T':], which would be all of them where T' is 0)
         gates[len(h) - len(past) :] += self.before(past)
-        g, gate = gates.chunk(2, -1)
+        g, gate = gates.chunk(2, -1)  # the two halves of the last axis
         return torch.cat([h, g.tanh() * gate.sigmoid()], -1)
 
 
@@ -344,7 +344,7 @@ class Agent(nn.Module):
         self.policy = nn.Linear(size, self.action_size)
         self.value = nn.Linear(size, 1)
         # The policy's first weights are small: at first it hardly depends on what it sees. So are
-        # those of attention. With large ones, networks for long trials learn badly.
+        # those of attention. With torch's usual ones, networks for long trials learn badly.
         for layer, gain in ((self.policy, 0.01), (self.value, 1.0), (self.attention.linear, 0.1)):
             nn.init.orthogonal_(layer.weight, gain)
             nn.init.zeros_(layer.bias)
